@@ -1,0 +1,19 @@
+"""Shared fixtures: where the real sample data is, and small data made on the spot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real sample data; the test is skipped where it is absent."""
+    root = Path(os.environ.get("SFMOE_DG_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    if not (root / "PACS").is_dir():
+        pytest.skip(f"real sample data not found in {root}; set SFMOE_DG_TEST_DATA to run this test")
+    return root
