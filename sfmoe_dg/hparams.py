@@ -121,7 +121,8 @@ def _check_type(name: str, hparam: Hparam, value: Any, where: str) -> None:
     else:
         ok = isinstance(value, allowed) or (value is None and type(None) in allowed)
     if not ok:
-        names = " or ".join(sorted({_TYPE_NAMES.get(t, t.__name__) for t in allowed}))
+        named = [t for t in allowed if not (t is int and float in allowed)]
+        names = " or ".join(sorted({_TYPE_NAMES.get(t, t.__name__) for t in named}))
         raise UserError(f"hyper-parameter {name!r} in {where} is {value!r}; it must be {names}")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"hyper-parameter {name!r} in {where} is {value!r}; it must be a finite number")
@@ -129,7 +130,7 @@ def _check_type(name: str, hparam: Hparam, value: Any, where: str) -> None:
 
 _TYPE_NAMES: dict[type, str] = {
     float: "a number",
-    int: "a number",
+    int: "a whole number",
     bool: "true or false",
     str: "a string",
     type(None): "null",

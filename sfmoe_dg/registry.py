@@ -56,4 +56,4 @@ class Registry(dict[str, Any], Generic[T]):
             module_name, _, attribute = target.partition(":")
             target = getattr(importlib.import_module(module_name), attribute)
             super().__setitem__(name, target)
-        return target  # type: ignore[no-any-return]
+        return target

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is imported: no look-ups on the network, and one thread per test process, since pytest-xdist runs two.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,146 @@
+"""What every objective shares: DomainBed's interface, one forward pass over all domains, one optimiser step.
+
+An objective that looks at features and logits overrides :meth:`ERM.objective` (see ``erm.py``); one that needs
+its own optimisers or several passes overrides ``update``. Routing losses of mixture-of-experts backbones are
+added by :meth:`Algorithm.step`, whatever the objective.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sfmoe_dg.algorithms.common_hparams import common_hparams
+from sfmoe_dg.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from sfmoe_dg.errors import UserError
+from sfmoe_dg.hparams import Hparam, require_positive
+
+Minibatches = Sequence[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One forward pass over the minibatches of all training domains, split by domain again.
+
+    ``features[d]`` is [B_d, n_outputs], ``logits[d]`` [B_d, classes], ``labels[d]`` [B_d]; ``routing_losses`` are
+    the backbone's own weighted scalars, empty for a dense one.
+    """
+
+    features: list[Tensor]
+    logits: list[Tensor]
+    labels: list[Tensor]
+    routing_losses: dict[str, Tensor]
+
+    @property
+    def all_logits(self) -> Tensor:
+        return torch.cat(self.logits)
+
+    @property
+    def all_labels(self) -> Tensor:
+        return torch.cat(self.labels)
+
+
+class Precision:
+    """Autocast, and the gradient scaler that float16 needs; 'fp32' does nothing."""
+
+    def __init__(self, name: str = "fp32", device_type: str = "cpu") -> None:
+        self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+        self.device_type = device_type
+        self.scaler = torch.amp.GradScaler(device_type, enabled=name == "fp16")
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.dtype is None else torch.autocast(self.device_type, dtype=self.dtype)
+
+
+class Algorithm(nn.Module):
+    """A learner with DomainBed's interface (``domainbed.algorithms.Algorithm``).
+
+    Args:
+        input_shape: (channels, height, width) of an image, or (length,) of a vector.
+        num_classes: number of classes.
+        num_domains: number of **training** domains.
+        hparams: every name of :meth:`hparam_table`.
+
+    The constructor builds the optimiser; the module may be moved to a device afterwards.
+    """
+
+    paper: ClassVar[str] = ""
+    """Authors, title's short form and year, for ``sfmoe-dg list algorithms``."""
+    min_domains: ClassVar[int] = 1
+    """The fewest training domains with which the objective is defined."""
+
+    def __init__(
+        self, input_shape: tuple[int, ...], num_classes: int, num_domains: int, hparams: dict[str, Any]
+    ) -> None:
+        super().__init__()
+        self.input_shape = tuple(input_shape)
+        self.num_classes = num_classes
+        self.num_domains = num_domains
+        self.hparams = hparams
+        self.precision = Precision()
+
+    @property
+    def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation that pictures are normalised with: the backbone's own, or ImageNet's."""
+        backbone = getattr(self, "featurizer", None)
+        return getattr(backbone, "normalization", (IMAGENET_MEAN, IMAGENET_STD))
+
+    @classmethod
+    def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
+        """Names, defaults and search ranges on one data set; subclasses add theirs with ``|``."""
+        return common_hparams(dataset)
+
+    @classmethod
+    def check_hparams(cls, hparams: dict[str, Any], where: str) -> None:
+        """Refuse values with which training cannot run; subclasses may check more."""
+        require_positive(hparams, ["batch_size", "lr"], where)
+
+    def describe_domains(self, descriptions: Sequence[Sequence[str]]) -> None:
+        """Tell backbones that use them the attributes of every training domain (``DatasetFacts.domain_attributes``).
+
+        Raises:
+            UserError: if a backbone uses them and there are none.
+        """
+        module: Any
+        for module in self.modules():
+            if getattr(module, "uses_descriptions", False):
+                if not descriptions:
+                    raise UserError(
+                        "routing level 'attribute' needs descriptions of the domains, and nobody has described those of "
+                        "this data set (domain_attributes in its facts); choose another routing level"
+                    )
+                module.describe_domains(descriptions)
+
+    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
+        """One training step on a list of (x, y), one per training domain; returns what the records keep."""
+        raise NotImplementedError
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Logits [B, num_classes]."""
+        raise NotImplementedError
+
+    def adam(self, parameters: Iterable[nn.Parameter] | None = None) -> torch.optim.Optimizer:
+        """Adam at the run's learning rate and weight decay, upstream's choice for every algorithm."""
+        parameters = self.parameters() if parameters is None else parameters
+        return torch.optim.Adam(parameters, lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"])
+
+    def step(
+        self, optimizer: torch.optim.Optimizer, loss: Tensor, routing_losses: dict[str, Tensor], **logged: Tensor
+    ) -> dict[str, float]:
+        """Minimise ``loss`` plus the routing losses by one optimiser step.
+
+        Returns:
+            ``loss`` (without routing losses, so that it compares with a dense model's), every routing loss
+            under its own name, and ``logged``.
+        """
+        total = sum(routing_losses.values(), start=loss)
+        optimizer.zero_grad()
+        self.precision.scaler.scale(total).backward()
+        self.precision.scaler.step(optimizer)
+        self.precision.scaler.update()
+        return {name: value.item() for name, value in ({"loss": loss} | logged | routing_losses).items()}

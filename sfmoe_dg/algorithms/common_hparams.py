@@ -1,0 +1,69 @@
+"""The hyper-parameters that every algorithm has: DomainBed's, bit for bit, then this suite's own."""
+
+from __future__ import annotations
+
+from sfmoe_dg.hparams import SMALL_IMAGES, Hparam, choice, int_log2_uniform, log10_uniform
+
+MODEL_DEFAULT = "default"
+"""The value that leaves a choice to the backbone itself."""
+
+LEARNS_FROM_SCRATCH = (*SMALL_IMAGES, "StyledDigits")
+"""Small pictures, no pre-trained weights: the larger learning rate."""
+
+
+def common_hparams(dataset: str) -> dict[str, Hparam]:
+    """Source: DomainBed, ``hparams_registry`` (upstream's names), sf_moe reference (ours)."""
+    return _upstream(dataset) | _backbone(dataset)
+
+
+def _upstream(dataset: str) -> dict[str, Hparam]:
+    dropout = choice(0.0, 0.1, 0.5)
+    return {
+        "data_augmentation": Hparam(True),
+        "resnet18": Hparam(False),
+        "resnet50_augmix": Hparam(True),
+        "dinov2": Hparam(False),
+        "vit": Hparam(False),
+        "vit_attn_tune": Hparam(False),
+        "freeze_bn": Hparam(False),
+        "lars": Hparam(False),
+        "linear_steps": Hparam(500),
+        "resnet_dropout": Hparam(0.0, dropout),
+        "vit_dropout": Hparam(0.0, dropout),
+        "class_balanced": Hparam(False),
+        "nonlinear_classifier": Hparam(False),
+        "lr": _learning_rate(dataset),
+        "weight_decay": Hparam(0.0) if dataset in SMALL_IMAGES else Hparam(0.0, log10_uniform(-6, -2)),
+        "batch_size": _batch_size(dataset),
+    }
+
+
+def _learning_rate(dataset: str) -> Hparam:
+    if dataset in LEARNS_FROM_SCRATCH:
+        return Hparam(1e-3, log10_uniform(-4.5, -2.5))
+    return Hparam(5e-5, log10_uniform(-5, -3.5))
+
+
+def _batch_size(dataset: str) -> Hparam:
+    """Images per training domain and step."""
+    if dataset in SMALL_IMAGES:
+        return Hparam(64, int_log2_uniform(3, 9))
+    if dataset == "DomainNet":
+        return Hparam(32, int_log2_uniform(3, 5))
+    return Hparam(32, int_log2_uniform(3, 5.5))
+
+
+def _backbone(dataset: str) -> dict[str, Hparam]:
+    """Which network, from which weights, and how it routes; random search leaves all of these alone."""
+    return {
+        "backbone": Hparam("auto"),
+        "pretrained": Hparam(dataset not in LEARNS_FROM_SCRATCH, types=(bool, str)),
+        "drop_path": Hparam(MODEL_DEFAULT, types=(float, str)),
+        "num_experts": Hparam(MODEL_DEFAULT, types=(int, str)),
+        "top_k": Hparam(MODEL_DEFAULT, types=(int, str)),
+        "moe_layers": Hparam(MODEL_DEFAULT, types=(str, list)),
+        "router": Hparam(MODEL_DEFAULT, choices=(MODEL_DEFAULT, "linear", "cosine")),
+        "capacity_ratio": Hparam(MODEL_DEFAULT, types=(float, str, type(None))),
+        "allocation": Hparam(MODEL_DEFAULT, choices=(MODEL_DEFAULT, "vanilla", "batch_priority")),
+        "routing_loss_weight": Hparam(MODEL_DEFAULT, types=(float, str)),
+    }

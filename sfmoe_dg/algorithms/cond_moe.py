@@ -1,0 +1,24 @@
+"""CondMoE: ERM on a conditional mixture of experts, whose routes may depend on the training domain."""
+
+from __future__ import annotations
+
+from sfmoe_dg.algorithms.common_hparams import MODEL_DEFAULT
+from sfmoe_dg.algorithms.erm import ERM
+from sfmoe_dg.algorithms.sf_moe import backbone_for
+from sfmoe_dg.hparams import Hparam
+
+LEVELS = ("token", "context", "modality", "task", "attribute")
+
+
+class CondMoE(ERM):
+    """Cross-entropy; training tells the backbone which domain every image is from, prediction does not."""
+
+    paper = "Zhu et al., Uni-Perceiver-MoE: Learning Sparse Generalist Models with Conditional MoEs, 2022"
+
+    @classmethod
+    def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
+        table = super().hparam_table(dataset)
+        table["backbone"] = Hparam(backbone_for(dataset, "cond_moe_small_patch16_224", "cond_moe_tiny_32"))
+        table["routing_level"] = Hparam(MODEL_DEFAULT, choices=(MODEL_DEFAULT, *LEVELS))
+        table["unknown_domain"] = Hparam(MODEL_DEFAULT, choices=(MODEL_DEFAULT, "mean", "predicted"))
+        return table

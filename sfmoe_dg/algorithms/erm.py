@@ -1,0 +1,76 @@
+"""Empirical risk minimisation, and the shape of every objective that adds a penalty to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sfmoe_dg.algorithms.base import Algorithm, Forward, Minibatches
+from sfmoe_dg.models.backbones import build_backbone
+
+
+class ERM(Algorithm):
+    """Minimise the mean cross-entropy over all training domains.
+
+    Subclasses override :meth:`objective`, and set ``one_pass = False`` where upstream runs the network once per
+    domain: that matters for batch normalisation, whose statistics are then those of one domain.
+    """
+
+    paper = "Vapnik, 1998"
+    one_pass: ClassVar[bool] = True
+
+    def __init__(
+        self, input_shape: tuple[int, ...], num_classes: int, num_domains: int, hparams: dict[str, Any]
+    ) -> None:
+        super().__init__(input_shape, num_classes, num_domains, hparams)
+        self.featurizer = build_backbone(self.input_shape, hparams, num_domains=num_domains)
+        self.classifier = make_classifier(self.featurizer.n_outputs, num_classes, hparams["nonlinear_classifier"])
+        self.network = nn.Sequential(self.featurizer, self.classifier)
+        self.optimizer = self.adam(self.network.parameters())
+
+    def objective(self, forward: Forward) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to minimise and what to log beside it."""
+        return F.cross_entropy(forward.all_logits, forward.all_labels), {}
+
+    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
+        forward = self.forward_domains(minibatches)
+        loss, logged = self.objective(forward)
+        return self.step(self.optimizer, loss, forward.routing_losses, **logged)
+
+    def forward_domains(self, minibatches: Minibatches) -> Forward:
+        """Features and logits of every domain, from one pass over all or one pass per domain."""
+        images = [x for x, _ in minibatches]
+        domains = [torch.full((len(x),), i, device=x.device) for i, x in enumerate(images)]
+        batches = [(torch.cat(images), torch.cat(domains))] if self.one_pass else zip(images, domains, strict=True)
+        passes = [self.featurizer.forward_with_losses(x, d) for x, d in batches]
+        features = torch.cat([features for features, _ in passes])
+        logits = self.classifier(features)
+        sizes = [len(x) for x in images]
+        return Forward(
+            features=list(features.split(sizes)),
+            logits=list(logits.split(sizes)),
+            labels=[y for _, y in minibatches],
+            routing_losses=mean_losses([losses for _, losses in passes]),
+        )
+
+    def predict(self, x: Tensor) -> Tensor:
+        return self.network(x)
+
+
+def mean_losses(passes: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Routing losses of several passes, averaged, so that their weight does not grow with their number."""
+    return {name: torch.stack([losses[name] for losses in passes]).mean() for name in passes[0]}
+
+
+def make_classifier(in_features: int, num_classes: int, nonlinear: bool) -> nn.Module:
+    """A linear head, or upstream's three-layer one that halves the width twice."""
+    if not nonlinear:
+        return nn.Linear(in_features, num_classes)
+    half, quarter = in_features // 2, in_features // 4
+    return nn.Sequential(
+        nn.Linear(in_features, half), nn.ReLU(), nn.Linear(half, quarter), nn.ReLU(), nn.Linear(quarter, num_classes)
+    )

@@ -1,0 +1,180 @@
+"""Batches for training and evaluation, the same whatever the number of workers and wherever a run starts.
+
+A loader holds no random state. What a step draws follows from (seed, purpose, domain, step), and every augmented
+image gets a seed of its own, so a batch can be made again at any time. Reading them is ``reading.py``'s part.
+
+Legend: B images of one request, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from sfmoe_dg.data.domains import DomainDataset
+from sfmoe_dg.data.reading import DomainBatch, Reader, Request
+from sfmoe_dg.data.splits import DomainSplit, check_batch_size
+from sfmoe_dg.data.transforms import ImageTransform
+from sfmoe_dg.errors import UserError
+from sfmoe_dg.seeds import generator
+
+
+class TrainBatch(NamedTuple):
+    """One step: per training domain (x [B, C, H, W], y [B]), and per unlabeled domain x, or None without such."""
+
+    step: int
+    minibatches: list[tuple[torch.Tensor, torch.Tensor]]
+    unlabeled: list[torch.Tensor] | None
+
+
+class TrainLoader:
+    """Draws with replacement from the in-split of every training domain, a batch from each at every step.
+
+    Args:
+        dataset, splits: as ``data.build`` and ``split_domains`` return them.
+        train_envs: the domains to train on, in the order of the minibatches.
+        batch_size: images per domain.
+        transform: for images that lie in files; those in memory are used as they are.
+        seed: the run's seed.
+        num_workers: worker processes for images in files; None: up to 4, as many as there are spare cores.
+        class_balanced: draw every class of a domain equally often (DomainBed's weights, 1 / (count · classes)).
+        unlabeled_envs: the domains whose uda-split is drawn from as well, for domain adaptation.
+        device: where the batches are put.
+        start_method: how worker processes start ("fork", "spawn", "forkserver"); None: the platform's default.
+
+    Raises:
+        UserError: if a domain has fewer images than a batch, or an unlabeled one has none.
+    """
+
+    def __init__(
+        self,
+        dataset: DomainDataset,
+        splits: Sequence[DomainSplit],
+        train_envs: Sequence[int],
+        batch_size: int,
+        transform: ImageTransform,
+        *,
+        seed: int,
+        num_workers: int | None = None,
+        class_balanced: bool = False,
+        unlabeled_envs: Sequence[int] = (),
+        device: torch.device | str = "cpu",
+        start_method: str | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}; it must be at least 1")
+        dataset.check_envs(train_envs, "training domain")
+        check_batch_size(dataset, splits, train_envs, batch_size)
+        for env in unlabeled_envs:
+            if not len(splits[env].uda):
+                raise UserError(
+                    f"domain {env} ({dataset[env].name}) of {dataset.name} has no unlabeled images to adapt to; set "
+                    "--uda_holdout_fraction above 0"
+                )
+        self._batch_size, self._seed = batch_size, seed
+        self._num_labeled = len(train_envs)
+        pools = [("train", env, splits[env].in_) for env in train_envs]
+        pools += [("unlabeled", env, splits[env].uda) for env in unlabeled_envs]
+        self._pools = [_DrawPool(*pool, dataset[pool[1]].targets if class_balanced else None) for pool in pools]
+        self._augment = transform.augment and not dataset.in_memory
+        self._reader = Reader(dataset, [transform] * len(dataset), num_workers, device, start_method)
+
+    def requests(self, step: int) -> tuple[Request, ...]:
+        """What one step reads: training domains first, then unlabeled ones."""
+        return tuple(pool.draw(self._seed, step, self._batch_size, self._augment) for pool in self._pools)
+
+    def batches(self, start_step: int, stop_step: int) -> Iterator[TrainBatch]:
+        """The batches of the steps from ``start_step`` up to, not including, ``stop_step``.
+
+        Raises:
+            UserError: if an image does not decode or a worker dies.
+        """
+        steps = range(start_step, stop_step)
+        for step, batches in zip(steps, self._reader.read(map(self.requests, steps)), strict=True):
+            labeled = [(batch.x, batch.y) for batch in batches[: self._num_labeled]]
+            unlabeled = [batch.x for batch in batches[self._num_labeled :]]
+            yield TrainBatch(step, labeled, unlabeled or None)
+
+    def close(self) -> None:
+        """End the worker processes; the next ``batches`` starts new ones."""
+        self._reader.close()
+
+
+class EvalLoader:
+    """Reads every image of every domain once per evaluation, all splits of a domain in one pass, in file order.
+
+    Args:
+        splits: only images in some split are read; None: all.
+        transforms: one per domain. An augmenting one draws anew at every evaluation step (DomainBed evaluates
+            training domains through their augmentation).
+        batch_size: images per batch; the last one of a domain may be smaller.
+        The others are those of ``TrainLoader``.
+    """
+
+    def __init__(
+        self,
+        dataset: DomainDataset,
+        splits: Sequence[DomainSplit] | None,
+        transforms: Sequence[ImageTransform],
+        *,
+        seed: int,
+        batch_size: int = 128,
+        num_workers: int | None = None,
+        device: torch.device | str = "cpu",
+        start_method: str | None = None,
+    ) -> None:
+        assert len(transforms) == len(dataset)
+        self._dataset, self._seed, self._batch_size = dataset, seed, batch_size
+        self._used = [np.arange(len(d)) for d in dataset] if splits is None else [split.used for split in splits]
+        self._augment = [transform.augment and not dataset.in_memory for transform in transforms]
+        self._reader = Reader(dataset, transforms, num_workers, device, start_method)
+
+    def _plan(self, step: int, envs: Sequence[int]) -> Iterator[tuple[Request, ...]]:
+        for env in envs:
+            seeds = _image_seeds(len(self._dataset[env]), self._seed, "eval", step, env) if self._augment[env] else None
+            for start in range(0, len(self._used[env]), self._batch_size):
+                indices = self._used[env][start : start + self._batch_size]
+                yield (Request(env, indices, None if seeds is None else seeds[indices]),)
+
+    def batches(self, step: int = 0, envs: Sequence[int] | None = None) -> Iterator[DomainBatch]:
+        """All batches of one evaluation, domain by domain; ``step`` keys the augmentation, if there is any.
+
+        Raises:
+            UserError: if an image does not decode or a worker dies.
+        """
+        plan = self._plan(step, range(len(self._dataset)) if envs is None else envs)
+        for (batch,) in self._reader.read(plan):
+            yield batch
+
+    def close(self) -> None:
+        """End the worker processes; the next ``batches`` starts new ones."""
+        self._reader.close()
+
+
+class _DrawPool:
+    """The images of one domain that a step draws from, with replacement."""
+
+    def __init__(self, purpose: str, env: int, indices: np.ndarray, targets: np.ndarray | None) -> None:
+        self.purpose, self.env, self.indices = purpose, env, indices
+        self.cumulative = None
+        if targets is not None:
+            _, inverse, counts = np.unique(targets[indices], return_inverse=True, return_counts=True)
+            self.cumulative = np.cumsum(1.0 / (counts[inverse] * len(counts)))
+
+    def draw(self, seed: int, step: int, size: int, augment: bool) -> Request:
+        random = generator(seed, self.purpose, self.env, step)
+        if self.cumulative is None:
+            positions = random.integers(len(self.indices), size=size)
+        else:
+            # The sum of the weights is 1 only up to rounding, hence the scale and the clip.
+            drawn = random.random(size) * self.cumulative[-1]
+            positions = np.searchsorted(self.cumulative, drawn, side="right").clip(max=len(self.indices) - 1)
+        seeds = _image_seeds(size, seed, self.purpose, "augment", self.env, step) if augment else None
+        return Request(self.env, self.indices[positions], seeds)
+
+
+def _image_seeds(size: int, *key: Any) -> np.ndarray:
+    return generator(*key).integers(2**63 - 1, size=size)

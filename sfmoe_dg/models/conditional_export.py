@@ -1,0 +1,104 @@
+"""A trained conditional mixture of experts as a dense ViT: one merged copy of its layers per distinct condition.
+
+Legend: B images, S tokens of one image, D and F widths, E experts, R routes, N conditions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import get_device_dtype
+from torch import Tensor, nn
+
+from sfmoe_dg.errors import UserError
+from sfmoe_dg.models.conditional_layers import ConditionalMoE, merge
+from sfmoe_dg.models.conditions import CONTENT_LEVELS, Conditions
+from sfmoe_dg.models.moe import LinearExperts
+from sfmoe_dg.models.vision_transformer import SparseVisionTransformer
+
+if TYPE_CHECKING:
+    from sfmoe_dg.models.conditional_moe import ConditionalMoEViT
+
+
+class PerKindLinear(nn.Module):
+    """One Linear layer for the first ``num_prefix`` tokens (class token) and another for the rest (patches).
+
+    Args:
+        weight_2FD: both weights, each in ``nn.Linear``'s shape.
+        bias_2F: both biases, or None.
+    """
+
+    def __init__(self, weight_2FD: Tensor, bias_2F: Tensor | None, num_prefix: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight_2FD)
+        self.bias = None if bias_2F is None else nn.Parameter(bias_2F)
+        self.num_prefix = num_prefix
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, S, D]`` → ``[B, S, F]``."""
+        prefix, patches = x[:, : self.num_prefix], x[:, self.num_prefix :]
+        bias = (None, None) if self.bias is None else self.bias
+        return torch.cat([F.linear(prefix, self.weight[0], bias[0]), F.linear(patches, self.weight[1], bias[1])], 1)
+
+
+@torch.no_grad()
+def export_merged(
+    model: ConditionalMoEViT, domain: int | None = None, description: Tensor | None = None
+) -> SparseVisionTransformer:
+    """A dense model with the same outputs as ``model`` in evaluation.
+
+    Args:
+        domain: for images of this training domain; None for unknown domains (policy "mean").
+        description: for images of the domain that these bits ``[A]`` describe.
+
+    Returns:
+        A ViT without experts, in evaluation mode. Where class token and patches have routes of their own, each merged
+        layer is a :class:`PerKindLinear` with two copies; otherwise it is a plain timm ViT, its state dict included.
+
+    Raises:
+        UserError: if routes depend on content, or on a predicted domain.
+    """
+    if model.routing_level in CONTENT_LEVELS:
+        raise UserError(f"routing level {model.routing_level!r} depends on content, so its experts cannot be merged")
+    known = domain is not None or description is not None
+    if model.uses_domains and model.unknown_domain == "predicted" and not known:
+        raise UserError("with predicted domains there is one merged model per training domain; say which domain")
+    dd = get_device_dtype(model)
+    dense = SparseVisionTransformer(**{**model.dense_arguments, **dd})
+    dense.reset_classifier(model.num_classes)
+    tokens = torch.zeros(1, model.num_prefix_tokens + 1, model.embed_dim, **dd)
+    domains = None if domain is None else torch.tensor([domain], device=dd["device"])
+    conditions, _ = model.conditions(tokens, domains, description)
+    assert conditions is not None
+    was_training = model.training
+    model.eval()  # no noise on the gates
+    state = model.state_dict()
+    for i in model.moe_layers:
+        for part in ("attn", "mlp"):
+            moe: Any = getattr(model.blocks[i], part)
+            for name, layer in _merged_layers(moe, conditions, model.num_prefix_tokens).items():
+                setattr(getattr(dense.blocks[i], part), name, layer)
+                state |= {f"blocks.{i}.{part}.{name}.{key}": value for key, value in layer.state_dict().items()}
+    model.train(was_training)
+    dense.load_state_dict({key: state[key] for key in dense.state_dict()})
+    return dense.eval()  # type: ignore[no-any-return]
+
+
+def _merged_layers(moe: ConditionalMoE, conditions: Conditions, num_prefix: int) -> dict[str, nn.Module]:
+    """Every layer of one decision, its experts merged for the class token's and the patches' routes."""
+    gates_RE = moe.merged_gates(conditions)
+    routes = conditions.index_T[[0, -1]].unique_consecutive()
+    layers: dict[str, nn.Module] = {}
+    for name, experts in moe.experts.named_children():
+        assert isinstance(experts, LinearExperts)
+        weight_RDF, bias_RF = merge(experts, gates_RE[routes])
+        if len(routes) == 2:
+            layers[name] = PerKindLinear(weight_RDF.mT.contiguous(), bias_RF, num_prefix)
+            continue
+        linear = nn.Linear(weight_RDF.shape[1], weight_RDF.shape[2], bias=bias_RF is not None, device="meta")
+        linear.weight = nn.Parameter(weight_RDF[0].T.contiguous())
+        linear.bias = None if bias_RF is None else nn.Parameter(bias_RF[0])  # type: ignore[assignment]
+        layers[name] = linear
+    return layers

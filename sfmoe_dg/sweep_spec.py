@@ -1,0 +1,199 @@
+"""A study as a TOML file: names and counts, every key and value checked."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from sfmoe_dg.algorithms import ALGORITHMS
+from sfmoe_dg.data.catalog import CATALOG
+from sfmoe_dg.errors import UserError
+from sfmoe_dg.plugins import load_plugins
+from sfmoe_dg.registry import unknown
+from sfmoe_dg.run import Options, make_options
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class LaunchSettings:
+    """The ``[launch]`` table: how runs are executed, which changes no record."""
+
+    jobs: int = 1
+    threads: int | None = None
+    """CPU threads per run; None divides the machine's cores among the jobs."""
+    device: str = "auto"
+    num_workers: int | None = None
+
+
+@dataclass(frozen=True)
+class SweepSpec:
+    """One study. The names and defaults are those of upstream's sweep flags.
+
+    ``hparams`` overrides hold for every run, ``overrides[algorithm]`` for the runs of one algorithm.
+    ``test_envs`` lists test sets explicitly; otherwise every domain is held out once, and every pair too unless
+    ``single_test_envs``.
+    """
+
+    name: str
+    datasets: tuple[str, ...]
+    algorithms: tuple[str, ...]
+    task: str = "domain_generalization"
+    n_trials: int = 3
+    n_hparams_from: int = 0
+    n_hparams: int = 20
+    steps: int | None = None
+    checkpoint_freq: int | None = None
+    holdout_fraction: float = 0.2
+    uda_holdout_fraction: float = 0
+    single_test_envs: bool = False
+    skip_model_save: bool = False
+    test_envs: tuple[tuple[int, ...], ...] | None = None
+    plugins: tuple[str, ...] = ()
+    hparams: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    options: Options = field(default_factory=Options)
+    launch: LaunchSettings = field(default_factory=LaunchSettings)
+
+    def hparams_json(self, algorithm: str) -> str | None:
+        """The ``--hparams`` of one algorithm's runs."""
+        merged = dict(self.hparams) | dict(self.overrides.get(algorithm, {}))
+        return json.dumps(merged, sort_keys=True) if merged else None
+
+
+def read_spec(path: str | Path) -> SweepSpec:
+    """A study from its TOML file, every key and value checked.
+
+    Raises:
+        UserError: naming the file and the key, with the nearest known names.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            values = tomllib.load(file)
+    except FileNotFoundError:
+        known = ", ".join(sorted(str(p) for p in path.parent.glob("*.toml"))) or "none"
+        raise UserError(f"sweep file {path} does not exist; TOML files in that folder: {known}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"sweep file {path} cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"sweep file {path} is not valid TOML: {error}") from None
+    values.setdefault("name", path.stem)
+    return make_spec(values, str(path))
+
+
+def make_spec(values: Mapping[str, Any], where: str) -> SweepSpec:
+    """A study from plain values, as read from TOML or JSON."""
+    values = dict(values)
+    for key in ("datasets", "algorithms"):
+        if not values.get(key):
+            raise UserError(f"{where} lacks the key {key!r}: a list of at least one name")
+    for key, value in values.items():
+        _check_key(key, value, where)
+    for key in ("datasets", "algorithms", "plugins"):
+        values[key] = tuple(values.get(key, ()))
+    if values.get("test_envs") is not None:
+        values["test_envs"] = tuple(tuple(envs) for envs in values["test_envs"])
+    values["options"] = make_options(values.get("options", {}), f"[options] of {where}")
+    values["launch"] = _make_launch(values.get("launch", {}), f"[launch] of {where}")
+    spec = SweepSpec(**values)
+    _check_names(spec, where)
+    return spec
+
+
+_KINDS: dict[str, tuple[type, str]] = {
+    "name": (str, "a string"),
+    "task": (str, "a string"),
+    "datasets": (list, "a list of names"),
+    "algorithms": (list, "a list of names"),
+    "plugins": (list, "a list of modules or files"),
+    "test_envs": (list, "a list of lists of domain numbers, such as [[0], [1]]"),
+    "n_trials": (int, "a whole number"),
+    "n_hparams_from": (int, "a whole number"),
+    "n_hparams": (int, "a whole number"),
+    "steps": (int, "a whole number"),
+    "checkpoint_freq": (int, "a whole number"),
+    "holdout_fraction": (float, "a number"),
+    "uda_holdout_fraction": (float, "a number"),
+    "single_test_envs": (bool, "true or false"),
+    "skip_model_save": (bool, "true or false"),
+    "hparams": (dict, "a table"),
+    "overrides": (dict, "a table of tables, one per algorithm"),
+    "options": (dict, "a table"),
+    "launch": (dict, "a table"),
+}
+
+
+def _check_key(key: str, value: Any, where: str) -> None:
+    if key not in _KINDS:
+        raise unknown("key", key, _KINDS, f" in {where}")
+    kind, words = _KINDS[key]
+    optional = key in ("steps", "checkpoint_freq", "test_envs")
+    ok = isinstance(value, (kind, int) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+    if key in ("datasets", "algorithms", "plugins"):
+        ok = ok and all(isinstance(item, str) for item in value)
+    if key == "test_envs" and ok:
+        ok = all(isinstance(envs, list) and envs and all(type(e) is int for e in envs) for envs in value)
+    if key == "overrides" and ok:
+        ok = all(isinstance(table, dict) for table in value.values())
+    if not (ok or (optional and value is None)):
+        raise UserError(f"key {key!r} in {where} is {value!r}; it must be {words}")
+    if kind is int and value is not None and value < (0 if key == "n_hparams_from" else 1):
+        raise UserError(f"key {key!r} in {where} is {value}; it must be at least 1")
+
+
+def _make_launch(values: Mapping[str, Any], where: str) -> LaunchSettings:
+    known = {f.name for f in fields(LaunchSettings)}
+    for key, value in values.items():
+        if key not in known:
+            raise unknown("key", key, known, f" in {where}")
+        if key == "device":
+            ok = isinstance(value, str)
+        else:
+            ok = value is None or (type(value) is int and value >= (0 if key == "num_workers" else 1))
+        if not ok:
+            raise UserError(f"key {key!r} in {where} is {value!r}; it must be a whole number of at least 1")
+    return LaunchSettings(**values)
+
+
+def _check_names(spec: SweepSpec, where: str) -> None:
+    load_plugins(spec.plugins)
+    for dataset in spec.datasets:
+        if dataset not in CATALOG:
+            raise unknown("data set", dataset, CATALOG, f" in {where}")
+    for algorithm in [*spec.algorithms, *spec.overrides]:
+        if algorithm not in ALGORITHMS:
+            raise unknown("algorithm", algorithm, ALGORITHMS, f" in {where}")
+    for algorithm in spec.overrides:
+        if algorithm not in spec.algorithms:
+            raise unknown(
+                "algorithm", algorithm, spec.algorithms, f" in [overrides] of {where}: it is not in the sweep"
+            )
+    if spec.n_hparams <= spec.n_hparams_from:
+        raise UserError(
+            f"{where} asks for hparams seeds from {spec.n_hparams_from} up to but without {spec.n_hparams}: "
+            "that is none; n_hparams must be larger than n_hparams_from"
+        )
+
+
+def check_hparams(spec: SweepSpec) -> None:
+    """Refuse overrides that an algorithm does not have, before anything is launched (imports torch).
+
+    Raises:
+        UserError: naming the hyper-parameter.
+    """
+    from sfmoe_dg.algorithms import hparam_table
+    from sfmoe_dg.hparams import check_overrides
+
+    for dataset in spec.datasets:
+        for algorithm in spec.algorithms:
+            table = hparam_table(algorithm, dataset)
+            where = f"the sweep's hparams for {algorithm} on {dataset}"
+            check_overrides(table, dict(spec.hparams) | dict(spec.overrides.get(algorithm, {})), where)

@@ -1,0 +1,310 @@
+"""The training loop: one run, from its specification to its records."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from sfmoe_dg import __version__, data
+from sfmoe_dg.algorithms import ALGORITHMS, hparam_table
+from sfmoe_dg.algorithms.base import Algorithm, Precision
+from sfmoe_dg.checkpoint import MODEL_FILE, save_model
+from sfmoe_dg.data.catalog import facts
+from sfmoe_dg.data.domains import DomainDataset
+from sfmoe_dg.data.loaders import EvalLoader, TrainLoader
+from sfmoe_dg.data.splits import DomainSplit, check_batch_size, split_domains
+from sfmoe_dg.data.transforms import ImageTransform
+from sfmoe_dg.errors import UserError
+from sfmoe_dg.evaluate import evaluate
+from sfmoe_dg.hparams import parse_overrides, resolve
+from sfmoe_dg.records import append_record, write_atomic
+from sfmoe_dg.run import RunSpec
+from sfmoe_dg.seeds import seed_everything
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a run is executed; none of it changes what the records mean."""
+
+    device: str = "auto"
+    num_workers: int | None = None
+    eval_batch_size: int = 128
+
+
+class Reporter(Protocol):
+    """Told what happens, so that training itself prints nothing."""
+
+    def started(self, setup: Setup) -> None: ...
+
+    def stepped(self, step: int, values: dict[str, float]) -> None: ...
+
+    def evaluating(self, step: int) -> None: ...
+
+    def evaluated(self, record: dict[str, Any]) -> None: ...
+
+
+class Quiet:
+    """The reporter that shows nothing."""
+
+    def started(self, setup: Setup) -> None: ...
+
+    def stepped(self, step: int, values: dict[str, float]) -> None: ...
+
+    def evaluating(self, step: int) -> None: ...
+
+    def evaluated(self, record: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run made ready: everything that training needs and nothing on disk yet."""
+
+    spec: RunSpec
+    device: torch.device
+    hparams: dict[str, Any]
+    dataset: DomainDataset
+    splits: list[DomainSplit]
+    algorithm: Algorithm
+    train_loader: TrainLoader
+    eval_loader: EvalLoader
+    steps: int
+    checkpoint_freq: int
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Upstream's epoch: that of the smallest domain, test domains included."""
+        return min(len(split.in_) / self.hparams["batch_size"] for split in self.splits)
+
+    def close(self) -> None:
+        self.train_loader.close()
+        self.eval_loader.close()
+
+
+def resolve_hparams(spec: RunSpec) -> dict[str, Any]:
+    """The run's hyper-parameters: defaults or random draw, and the overrides.
+
+    Raises:
+        UserError: on an unknown algorithm, or an override that does not fit.
+    """
+    hparams = resolve(
+        hparam_table(spec.algorithm, spec.dataset),
+        spec.hparams_seed,
+        spec.trial_seed,
+        parse_overrides(spec.hparams),
+        per_trial=spec.options.hparams_per_trial,
+    )
+    ALGORITHMS.load(spec.algorithm).check_hparams(hparams, "--hparams")
+    return hparams
+
+
+def prepare(spec: RunSpec, execution: Execution | None = None) -> Setup:
+    """Check everything that can be wrong with a run, and build it.
+
+    Raises:
+        UserError: for whatever is wrong; nothing has been written then.
+    """
+    execution = execution or Execution()
+    spec.check()
+    entry = facts(spec.dataset)
+    hparams = resolve_hparams(spec)
+    device = pick_device(execution.device)
+    seed_everything(spec.seed)
+    dataset = data.build(spec.dataset, spec.data_dir, on_bad_image=spec.options.on_bad_image)
+    splits = split_domains(
+        dataset,
+        spec.test_envs,
+        trial_seed=spec.trial_seed,
+        holdout_fraction=spec.holdout_fraction,
+        uda_fraction=spec.uda_holdout_fraction,
+        policy=spec.options.split,
+    )
+    train_envs = [i for i in range(len(dataset)) if i not in spec.test_envs]
+    check_batch_size(dataset, splits, train_envs, hparams["batch_size"])
+    algorithm = _build_algorithm(spec, dataset, len(train_envs), hparams, device)
+    algorithm.describe_domains([entry.domain_attributes[i] for i in train_envs] if entry.domain_attributes else [])
+    train_loader, eval_loader = _make_loaders(spec, execution, dataset, splits, train_envs, algorithm, device)
+    return Setup(
+        spec=spec,
+        device=device,
+        hparams=hparams,
+        dataset=dataset,
+        splits=splits,
+        algorithm=algorithm,
+        train_loader=train_loader,
+        eval_loader=eval_loader,
+        steps=spec.steps or entry.steps,
+        checkpoint_freq=spec.checkpoint_freq or entry.checkpoint_freq,
+    )
+
+
+def _build_algorithm(
+    spec: RunSpec, dataset: DomainDataset, num_domains: int, hparams: dict[str, Any], device: torch.device
+) -> Algorithm:
+    algorithm_class = ALGORITHMS.load(spec.algorithm)
+    if num_domains < algorithm_class.min_domains:
+        raise UserError(
+            f"{spec.algorithm} needs at least {algorithm_class.min_domains} training domains; {spec.dataset} without "
+            f"test domains {list(spec.test_envs)} has {num_domains}"
+        )
+    algorithm = algorithm_class(dataset.input_shape, dataset.num_classes, num_domains, hparams)
+    algorithm.precision = Precision(spec.options.precision, device.type)
+    return algorithm.to(device)
+
+
+def _make_loaders(
+    spec: RunSpec,
+    execution: Execution,
+    dataset: DomainDataset,
+    splits: list[DomainSplit],
+    train_envs: list[int],
+    algorithm: Algorithm,
+    device: torch.device,
+) -> tuple[TrainLoader, EvalLoader]:
+    mean, std = algorithm.normalization
+    size = dataset.input_shape[-1]
+    clean = ImageTransform(size=size, mean=mean, std=std)
+    augmented = ImageTransform(size=size, mean=mean, std=std, augment=bool(algorithm.hparams["data_augmentation"]))
+    evaluated_augmented = train_envs if spec.options.eval_transforms == "train" else []
+    train_loader = TrainLoader(
+        dataset,
+        splits,
+        train_envs,
+        algorithm.hparams["batch_size"],
+        augmented,
+        seed=spec.seed,
+        num_workers=execution.num_workers,
+        class_balanced=algorithm.hparams["class_balanced"],
+        unlabeled_envs=spec.test_envs if spec.task == "domain_adaptation" else (),
+        device=device,
+    )
+    eval_loader = EvalLoader(
+        dataset,
+        splits,
+        [augmented if i in evaluated_augmented else clean for i in range(len(dataset))],
+        seed=spec.seed,
+        batch_size=execution.eval_batch_size,
+        num_workers=execution.num_workers,
+        device=device,
+    )
+    return train_loader, eval_loader
+
+
+def pick_device(name: str) -> torch.device:
+    """'auto' takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        UserError: for a device that is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UserError(f"--device {name} is not available here; allowed: auto, cpu, cuda, cuda:N, mps") from None
+    return device
+
+
+def train(
+    spec: RunSpec, output_dir: str | Path, execution: Execution | None = None, reporter: Reporter | None = None
+) -> None:
+    """Train one run and write its folder; ``done`` comes last.
+
+    A run that was interrupted starts again; its earlier records are kept as ``results.interrupted.jsonl``.
+
+    Raises:
+        UserError: for bad input, and for a folder whose run is done: a finished run is never overwritten.
+    """
+    folder = Path(output_dir)
+    if (folder / "done").exists():
+        raise UserError(f"{folder} holds a finished run; choose another --output_dir, or delete it to train again")
+    reporter = reporter or Quiet()
+    setup = prepare(spec, execution)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _open_folder(setup, folder)
+        reporter.started(setup)
+        _train_steps(setup, folder, reporter)
+        if not spec.skip_model_save:
+            save_model(folder / MODEL_FILE, setup.algorithm, spec.args(str(output_dir)))
+        write_atomic(folder / "done", "done")
+    finally:
+        setup.close()
+        (folder / "running.json").unlink(missing_ok=True)
+
+
+def _open_folder(setup: Setup, folder: Path) -> None:
+    if (folder / "results.jsonl").exists():
+        os.replace(folder / "results.jsonl", folder / "results.interrupted.jsonl")
+    (folder / "failed.json").unlink(missing_ok=True)
+    owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
+    write_atomic(folder / "running.json", json.dumps(owner) + "\n")
+    write_atomic(folder / "run.json", json.dumps(describe(setup), indent=1, sort_keys=True) + "\n")
+
+
+def describe(setup: Setup) -> dict[str, Any]:
+    """What DomainBed's records have no place for: names, sizes, versions, options, images left out."""
+    dataset = setup.dataset
+    sizes = {
+        name: {"in": len(split.in_), "out": len(split.out), "uda": len(split.uda)}
+        for name, split in zip(dataset.domain_names, setup.splits, strict=True)
+    }
+    return {
+        "dataset": setup.spec.dataset,
+        "domains": list(dataset.domain_names),
+        "classes": list(dataset.class_names),
+        "test_domains": [dataset.domain_names[i] for i in setup.spec.test_envs],
+        "images": sizes,
+        "skipped_images": list(dataset.skipped),
+        "options": setup.spec.options.changed(),
+        "num_parameters": sum(p.numel() for p in setup.algorithm.parameters()),
+        "normalization": [list(values) for values in setup.algorithm.normalization],
+        "device": str(setup.device),
+        "versions": {"sfmoe_dg": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def _train_steps(setup: Setup, folder: Path, reporter: Reporter) -> None:
+    algorithm, seen = setup.algorithm, defaultdict[str, list[float]](list)
+    algorithm.train()
+    started = time.time()
+    for batch in setup.train_loader.batches(0, setup.steps):
+        with algorithm.precision.autocast():
+            values = algorithm.update(batch.minibatches, batch.unlabeled)
+        for name, value in values.items():
+            seen[name].append(value)
+        seen["step_time"].append(time.time() - started)
+        reporter.stepped(batch.step, values)
+        if batch.step % setup.checkpoint_freq == 0 or batch.step == setup.steps - 1:
+            reporter.evaluating(batch.step)
+            record = _record(setup, batch.step, seen, str(folder))
+            append_record(folder / "results.jsonl", record)
+            reporter.evaluated(record)
+            if setup.spec.save_model_every_checkpoint and not setup.spec.skip_model_save:
+                path = folder / f"model_step{batch.step}.pkl"
+                save_model(path, algorithm, setup.spec.args(str(folder)))
+            seen.clear()
+        started = time.time()
+
+
+def _record(setup: Setup, step: int, seen: dict[str, list[float]], output_dir: str) -> dict[str, Any]:
+    """One line of results.jsonl, with upstream's keys."""
+    record: dict[str, Any] = {"step": step, "epoch": step / setup.steps_per_epoch}
+    record |= {name: float(np.mean(values)) for name, values in seen.items()}
+    record |= evaluate(setup.algorithm, setup.eval_loader, setup.splits, step)
+    peak = torch.cuda.max_memory_allocated(setup.device) if setup.device.type == "cuda" else 0
+    record["mem_gb"] = peak / 1024**3
+    record["hparams"] = setup.hparams
+    record["args"] = setup.spec.args(output_dir)
+    changed = setup.spec.options.changed()
+    return record | ({"options": changed} if changed else {})

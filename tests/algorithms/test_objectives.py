@@ -1,0 +1,108 @@
+"""Objectives: arithmetic by hand, then that every one trains every kind of backbone."""
+
+import pytest
+import torch
+
+from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
+from sfmoe_dg.algorithms.base import Forward, Precision
+from sfmoe_dg.algorithms.coral import CORAL, moment_distance
+from sfmoe_dg.algorithms.erm import mean_losses
+
+BACKBONES = ["mnist_cnn", "vit_tiny_32", "sf_moe_tiny_32", "g_moe_tiny_32"]
+
+
+def make(name, backbone, num_domains=3, **overrides):
+    torch.manual_seed(0)
+    hparams = default_hparams(name, "StyledDigits") | {"backbone": backbone} | overrides
+    return ALGORITHMS.load(name)((3, 32, 32), 10, num_domains, hparams)
+
+
+def minibatches(num_domains=3, size=4):
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (torch.rand(size, 3, 32, 32, generator=generator), torch.randint(10, (size,), generator=generator))
+        for _ in range(num_domains)
+    ]
+
+
+def test_moment_distance_by_hand():
+    # a: rows (0, 0), (2, 0): mean (1, 0), centred (-1, 0), (1, 0), covariance [[2, 0], [0, 0]] / 1
+    # b: rows (0, 1), (0, 3): mean (0, 2), centred (0, -1), (0, 1), covariance [[0, 0], [0, 2]] / 1
+    # means: ((1 - 0)^2 + (0 - 2)^2) / 2 = 2.5; covariances: (2^2 + 0 + 0 + 2^2) / 4 = 2
+    a = torch.tensor([[0.0, 0.0], [2.0, 0.0]])
+    b = torch.tensor([[0.0, 1.0], [0.0, 3.0]])
+    assert moment_distance(a, b) == 4.5
+    assert moment_distance(a, a) == 0
+
+
+def test_coral_averages_risks_over_domains_and_penalties_over_pairs():
+    model = make("CORAL", "mnist_cnn", mmd_gamma=2.0)
+    assert isinstance(model, CORAL)
+    features = [torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0], [2.0]])]
+    logits = [torch.zeros(2, 10)] * 3
+    labels = [torch.zeros(2, dtype=torch.long)] * 3
+    loss, logged = model.objective(Forward(features, logits, labels, {}))
+    # means differ by 1 in two of three pairs, covariances nowhere: penalty (1 + 0 + 1) / 3
+    assert logged["penalty"] == pytest.approx(2 / 3)
+    assert loss == pytest.approx(torch.log(torch.tensor(10.0)) + 2 * 2 / 3)
+
+
+def test_coral_with_one_domain_is_erm():
+    model = make("CORAL", "mnist_cnn", num_domains=1)
+    values = model.update(minibatches(1))
+    assert values["penalty"] == 0
+
+
+def test_mean_losses():
+    assert mean_losses([{}, {}]) == {}
+    passes = [{"balance": torch.tensor(1.0)}, {"balance": torch.tensor(3.0)}]
+    assert mean_losses(passes) == {"balance": torch.tensor(2.0)}
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("name", list(ALGORITHMS))
+def test_two_updates_change_predictions_and_survive_a_round_trip(name, backbone):
+    model, batches = make(name, backbone), minibatches()
+    before = model.eval().predict(batches[0][0]).detach()
+    model.train()
+    for _ in range(2):
+        values = model.update(batches)
+    assert all(isinstance(value, float) for value in values.values())
+    after = model.eval().predict(batches[0][0])
+    assert after.shape == (4, 10)
+    assert torch.isfinite(after).all()
+    assert not torch.equal(before, after)
+    other = make(name, backbone)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other.eval().predict(batches[0][0]), after)
+
+
+def test_routing_losses_are_added_whatever_the_objective():
+    for name in ("ERM", "CORAL"):
+        values = make(name, "sf_moe_tiny_32").update(minibatches())
+        dense = make(name, "vit_tiny_32").update(minibatches())
+        assert set(values) - set(dense), f"{name} logs no routing loss"
+
+
+def test_a_routing_loss_reaches_the_router():
+    weights = {}
+    for weight in (0.0, 10.0):
+        model = make("ERM", "sf_moe_tiny_32", routing_loss_weight=weight)
+        model.update(minibatches())
+        weights[weight] = torch.cat([p.flatten() for n, p in model.named_parameters() if "router" in n])
+    assert not torch.equal(weights[0.0], weights[10.0])
+
+
+@pytest.mark.parametrize("backbone", ["mnist_cnn", "sf_moe_tiny_32"])
+def test_bf16_autocast_trains(backbone):
+    model = make("ERM", backbone)
+    model.precision = Precision("bf16", "cpu")
+    with model.precision.autocast():
+        values = model.update(minibatches(size=2))
+    assert torch.isfinite(torch.tensor(list(values.values()))).all()
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_nonlinear_classifier():
+    model = make("ERM", "mnist_cnn", nonlinear_classifier=True)
+    assert [m.out_features for m in model.classifier if hasattr(m, "out_features")] == [64, 32, 10]

@@ -1,0 +1,134 @@
+"""TOML studies are checked; plans have upstream's order; states are read from the folders."""
+
+import json
+import os
+import socket
+
+import pytest
+
+from sfmoe_dg.errors import UserError
+from sfmoe_dg.sweep import State, env_combinations, load_plans, plan, save_plan, status
+from sfmoe_dg.sweep_spec import check_hparams, make_spec, read_spec
+
+SMALL = {"name": "small", "datasets": ["StyledDigits"], "algorithms": ["ERM"], "n_trials": 1, "n_hparams": 1}
+
+
+def test_test_sets_are_single_domains_and_pairs_in_upstreams_order():
+    assert env_combinations(3, single=False) == [(0,), (0, 1), (0, 2), (1,), (1, 2), (2,)]
+    assert env_combinations(3, single=True) == [(0,), (1,), (2,)]
+
+
+@pytest.mark.parametrize(("domains", "jobs"), [(3, 6), (4, 10), (5, 15), (6, 21), (10, 55)])
+def test_jobs_per_trial(domains, jobs):
+    assert len(env_combinations(domains, single=False)) == jobs
+
+
+def test_a_full_sweep_has_5280_jobs_an_algorithm():
+    names = ["ColoredMNIST", "RotatedMNIST", "VLCS", "PACS", "OfficeHome", "TerraIncognita", "DomainNet"]
+    runs = plan(make_spec({"name": "full", "datasets": names, "algorithms": ["ERM"]}, "test"), "/data")
+    assert len(runs) == 5280  # (6 + 21 + 10 + 10 + 10 + 10 + 21) test sets x 20 draws x 3 trials
+    assert len({run.run_id for run in runs}) == 5280
+
+
+def test_pairs_of_two_domains_are_refused():
+    with pytest.raises(UserError, match="set single_test_envs = true"):
+        env_combinations(2, single=False)
+
+
+def test_order_is_trial_dataset_algorithm_test_set_draw():
+    spec = make_spec(SMALL | {"algorithms": ["ERM", "CORAL"], "n_trials": 2, "n_hparams": 2}, "test")
+    runs = plan(spec, None)
+    keys = [(r.trial_seed, r.algorithm != "ERM", r.test_envs, r.hparams_seed) for r in runs]
+    assert keys == sorted(keys)
+
+
+def test_overrides_reach_only_their_algorithm():
+    values = SMALL | {
+        "algorithms": ["ERM", "CORAL"],
+        "hparams": {"lr": 0.1, "batch_size": 8},
+        "overrides": {"CORAL": {"lr": 0.2}},
+    }
+    hparams = {run.algorithm: json.loads(run.hparams or "") for run in plan(make_spec(values, "test"), None)}
+    assert hparams == {"ERM": {"lr": 0.1, "batch_size": 8}, "CORAL": {"lr": 0.2, "batch_size": 8}}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("algorithms = ['ERM']", "lacks the key 'datasets'"),
+        ("datasets = ['PACS']\nalgorithms = []", "lacks the key 'algorithms'"),
+        ("datasets = ['PACS']\nalgorithms = ['ERM']\nstep = 3", "unknown key 'step' in .*: did you mean steps"),
+        ("datasets = ['PAC']\nalgorithms = ['ERM']", "unknown data set 'PAC' in .*: did you mean PACS"),
+        ("datasets = ['PACS']\nalgorithms = ['CORRAL']", "unknown algorithm 'CORRAL' in .*: did you mean CORAL"),
+        ("datasets = 'PACS'\nalgorithms = ['ERM']", "must be a list of names"),
+        ("datasets = ['PACS']\nalgorithms = ['ERM']\nsteps = 'many'", "'steps' in .* is 'many'; it must be a whole"),
+        ("datasets = ['PACS']\nalgorithms = ['ERM']\nsteps = true", "must be a whole number"),
+        ("datasets = ['PACS']\nalgorithms = ['ERM']\nn_trials = 0", "must be at least 1"),
+        ("datasets = ['PACS']\nalgorithms = ['ERM']\nn_hparams = 2\nn_hparams_from = 2", "that is none"),
+        ("datasets = ['PACS']\nalgorithms = ['ERM']\ntest_envs = [0]", "a list of lists of domain numbers"),
+        ("datasets = ['PACS']\nalgorithms = ['ERM']\n[options]\nsplit = 'x'", "allowed: random, identity"),
+        ("datasets = ['PACS']\nalgorithms = ['ERM']\n[launch]\njob = 2", "unknown key 'job' .*did you mean jobs"),
+        ("datasets = ['PACS']\nalgorithms = ['ERM']\n[launch]\njobs = 0", "at least 1"),
+        ("datasets = ['PACS']\nalgorithms = ['ERM']\n[overrides.CORAL]\nlr = 1.0", "it is not in the sweep"),
+        ("datasets = ['PACS'\n", "is not valid TOML"),
+    ],
+)
+def test_bad_studies(tmp_path, text, message):
+    path = tmp_path / "study.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        read_spec(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_names_its_neighbours(tmp_path):
+    (tmp_path / "quickstart.toml").write_text("")
+    with pytest.raises(UserError, match=r"does not exist; TOML files in that folder: .*quickstart\.toml"):
+        read_spec(tmp_path / "quick.toml")
+
+
+def test_hyper_parameters_are_checked_before_launch():
+    spec = make_spec(SMALL | {"hparams": {"lrate": 0.1}}, "test")
+    with pytest.raises(UserError, match=r"unknown hyper-parameter 'lrate' .*ERM on StyledDigits"):
+        check_hparams(spec)
+
+
+def test_a_test_domain_that_does_not_exist():
+    spec = make_spec(SMALL | {"test_envs": [[7]]}, "test")
+    with pytest.raises(UserError, match="test domain 7 of sweep 'small' does not exist in StyledDigits: 0 "):
+        plan(spec, None)
+
+
+def test_the_repositorys_own_studies_are_valid(request):
+    studies = sorted((request.config.rootpath / "sweeps").glob("*.toml"))
+    assert studies
+    for path in studies:
+        assert plan(read_spec(path), "/data")
+
+
+def test_states_are_read_from_the_folders(tmp_path):
+    spec = make_spec(SMALL | {"algorithms": ["ERM", "CORAL"]}, "test")
+    runs = plan(spec, None)
+    folders = [tmp_path / run.run_id for run in runs]
+    for folder in folders[:5]:
+        folder.mkdir()
+    (folders[0] / "done").write_text("done")
+    (folders[1] / "failed.json").write_text(json.dumps({"error": "out of luck", "exit_code": 2}))
+    owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": 0}
+    (folders[2] / "running.json").write_text(json.dumps(owner))
+    (folders[3] / "running.json").write_text(json.dumps(owner | {"pid": 2**22 + 1}))
+    states = status(runs, tmp_path)
+    expected = [State.DONE, State.FAILED, State.RUNNING, State.INTERRUPTED, State.INTERRUPTED]
+    assert [s.state for s in states][:5] == expected
+    assert all(s.state is State.MISSING for s in states[5:])
+    assert states[1].error == "out of luck"
+
+
+def test_a_saved_plan_is_read_back(tmp_path):
+    spec = make_spec(
+        SMALL | {"hparams": {"lr": 0.1}, "options": {"split": "identity"}, "test_envs": [[0], [1]]}, "test"
+    )
+    save_plan(spec, None, tmp_path)
+    assert load_plans(tmp_path) == plan(spec, None)
+    with pytest.raises(UserError, match="holds no sweep"):
+        load_plans(tmp_path / "other")
