@@ -111,8 +111,8 @@ class Algorithm(nn.Module):
             if getattr(module, "uses_descriptions", False):
                 if not descriptions:
                     raise UserError(
-                        "routing level 'attribute' needs descriptions of the domains, and nobody has described those of "
-                        "this data set (domain_attributes in its facts); choose another routing level"
+                        "routing level 'attribute' needs descriptions of the domains, and those of this data set have "
+                        "none (domain_attributes in its facts); choose another routing level"
                     )
                 module.describe_domains(descriptions)
 

@@ -10,8 +10,8 @@ from sfmoe_dg.hparams import Hparam
 class WideNet(ERM):
     """Cross-entropy plus 0.01 times the balance loss of every block's routing.
 
-    No weights are published, so it starts from scratch (``pretrained`` is False in its records). The paper's settings are
-    for ImageNet (LAMB, batch 4096, 300 epochs); learning rate and weight decay are the suite's common ones.
+    No weights are published, so it starts from scratch (``pretrained`` is False in its records). The paper's settings
+    are for ImageNet (LAMB, batch 4096, 300 epochs); learning rate and weight decay are the suite's common ones.
     """
 
     paper = "Xue et al., Go Wider Instead of Deeper, 2022"

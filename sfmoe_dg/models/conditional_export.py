@@ -83,7 +83,7 @@ def export_merged(
                 state |= {f"blocks.{i}.{part}.{name}.{key}": value for key, value in layer.state_dict().items()}
     model.train(was_training)
     dense.load_state_dict({key: state[key] for key in dense.state_dict()})
-    return dense.eval()  # type: ignore[no-any-return]
+    return dense.eval()
 
 
 def _merged_layers(moe: ConditionalMoE, conditions: Conditions, num_prefix: int) -> dict[str, nn.Module]:

@@ -1,7 +1,7 @@
 """The layers of a conditional mixture of experts: Linear experts under shared routing decisions, merged where possible.
 
-Where a route does not depend on a token's content, ``Σ_e g_e (W_e x + b_e) = (Σ_e g_e W_e) x + Σ_e g_e b_e`` for all tokens
-that share it: experts are merged first, for the price of one dense layer (re-parameterisation, arXiv 2206.04674).
+Where a route does not depend on content, ``Σ_e g_e (W_e x + b_e) = (Σ_e g_e W_e) x + Σ_e g_e b_e`` for all tokens that
+share it: experts are merged first, for the price of one dense layer (re-parameterisation, arXiv 2206.04674).
 
 Legend: B images, S tokens of one image, T = B·S tokens, D and F widths, E experts, K choices, N conditions, R routes.
 """
@@ -95,6 +95,11 @@ class ConditionalMoE(MoE):
         self.by_content = by_content
         self.merge = True
 
+    def layer(self, name: str) -> LinearExperts:
+        """The experts of one layer."""
+        experts: Any = self.experts
+        return experts[name]  # type: ignore[no-any-return]
+
     def decide(self, x: Tensor, conditions: Conditions | None) -> Decision:
         """The routes of the tokens of ``x [B, S, D]``.
 
@@ -172,7 +177,7 @@ class ConditionalAttention(ConditionalMoE):
     def forward(self, x: Tensor, conditions: Conditions | None = None, **attention: Any) -> tuple[Tensor, Routing]:
         """``[B, S, D]`` → the same, and the :class:`Routing` of its B·S tokens."""
         decision = self.decide(x, conditions)
-        qkv = decision.apply(self.experts["qkv"], x).unflatten(-1, (3, self.num_heads, -1))
+        qkv = decision.apply(self.layer("qkv"), x).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         plain = attention.get("attn_mask") is None and not attention.get("is_causal")
         if self.fused_attn or not plain:
@@ -180,7 +185,7 @@ class ConditionalAttention(ConditionalMoE):
             y = F.scaled_dot_product_attention(q, k, v, dropout_p=drop, **attention)
         else:
             y = self.attn_drop((q * self.scale @ k.transpose(-2, -1)).softmax(-1)) @ v
-        y = decision.apply(self.experts["proj"], y.transpose(1, 2).flatten(2))
+        y = decision.apply(self.layer("proj"), y.transpose(1, 2).flatten(2))
         return self.proj_drop(y), decision.routing
 
 
@@ -213,8 +218,8 @@ class ConditionalFFN(ConditionalMoE):
     def forward(self, x: Tensor, conditions: Conditions | None = None) -> tuple[Tensor, Routing]:
         """``[B, S, D]`` → the same, and the :class:`Routing` of its B·S tokens."""
         decision = self.decide(x, conditions)
-        hidden = self.drop(self.act(decision.apply(self.experts["fc1"], x)))
-        return self.drop(decision.apply(self.experts["fc2"], hidden)), decision.routing
+        hidden = self.drop(self.act(decision.apply(self.layer("fc1"), x)))
+        return self.drop(decision.apply(self.layer("fc2"), hidden)), decision.routing
 
 
 class ConditionalBlock(Block):
@@ -229,20 +234,20 @@ class ConditionalBlock(Block):
             if kwargs.get(name):
                 raise UserError(f"{name} is not supported in conditional mixture-of-experts blocks; leave it out")
         super().__init__(**{**kwargs, "attn_layer": nn.Identity, "mlp_layer": nn.Identity})
-        dim, drop, dd = kwargs["dim"], kwargs["proj_drop"], {k: kwargs.get(k) for k in ("device", "dtype")}
-        self.attn = ConditionalAttention(
+        dim, drop = kwargs["dim"], kwargs["proj_drop"]
+        common: dict[str, Any] = {**moe, "device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        attention = ConditionalAttention(
             dim,
             kwargs["num_heads"],
             qkv_bias=kwargs["qkv_bias"],
             proj_bias=kwargs["proj_bias"],
             attn_drop=kwargs["attn_drop"],
             proj_drop=drop,
-            **moe,
-            **dd,
+            **common,
         )
-        hidden = int(dim * kwargs["mlp_ratio"])
-        act, bias = kwargs["act_layer"], kwargs["proj_bias"]
-        self.mlp = ConditionalFFN(dim, hidden, act_layer=act, bias=bias, drop=drop, **moe, **dd)
+        hidden, act, bias = int(dim * kwargs["mlp_ratio"]), kwargs["act_layer"], kwargs["proj_bias"]
+        self.attn: nn.Module = attention
+        self.mlp: nn.Module = ConditionalFFN(dim, hidden, act_layer=act, bias=bias, drop=drop, **common)
 
     def forward_routed(
         self, x: Tensor, conditions: Conditions | None = None, **attention: Any
@@ -253,6 +258,12 @@ class ConditionalBlock(Block):
         y, mlp_routing = self.mlp(self.norm2(x), conditions)
         return x + self.drop_path2(self.ls2(y)), attn_routing, mlp_routing
 
-    def forward(self, x: Tensor, conditions: Conditions | None = None, **attention: Any) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+        conditions: Conditions | None = None,
+    ) -> Tensor:
         """``[B, S, D]`` → the same, like timm's block."""
-        return self.forward_routed(x, conditions, **attention)[0]
+        return self.forward_routed(x, conditions, attn_mask=attn_mask, is_causal=is_causal)[0]

@@ -1,14 +1,17 @@
-"""Conditional mixtures of experts (Uni-Perceiver-MoE, arXiv 2206.04674) as ViTs: every other block's Linear layers are experts.
+"""Conditional mixtures of experts (Uni-Perceiver-MoE, arXiv 2206.04674): ViTs whose Linear layers are experts.
 
-Blocks 0, 2, 4, … hold E = 8 experts for each of their four Linear layers; qkv and output projection share one routing
-decision, the two layers of the FFN another. ``G = top_2(softmax(W_g R(x) + noise))``, noise N(0, 1/E²) in training only,
-the two gates renormalised to sum to one. ``routing_level`` chooses R (``conditions.py``). Below "context" the route does not
-depend on content, so experts are merged before they are used, and :meth:`ConditionalMoEViT.export_merged` gives a dense model.
+Every other block (0, 2, 4, …) holds E = 8 experts for each of its four Linear layers; qkv and output projection share
+one routing decision, the two layers of the FFN another: ``top_2(softmax(W_g R(x) + noise))``, noise N(0, 1/E²) in
+training only, the two gates renormalised to sum to one. ``routing_level`` chooses R (``conditions.py``). Where it does
+not depend on content, experts are merged before they are used, and ``export_merged`` gives a dense model.
 
 Decisions:
 
-- The default level is "token": the only one besides "context" that needs nothing but the picture. With "task" a
-  training step says which domain every image is from; otherwise the ``unknown_domain`` policy decides.
+- The default level is "token": like "context" it needs nothing but the picture, under every objective. In the paper
+  "attribute" is best; on StyledDigits "token" and "context" generalise better to an unseen style than "task" and
+  "attribute" with the mean gate, and three domains with two experts each cannot employ more than six of eight experts.
+- "task" and "attribute" are told the domain of every training image (``domains``). Where it is not known, always in
+  prediction, and in training under objectives that do not pass it on, the ``unknown_domain`` policy decides.
 - Passing ``domains`` in evaluation is an oracle, and no domain generalization; passing ``description`` is legitimate
   only where the description of the test domain is declared as side information.
 - Every decision has an embedding (or W_attr) of its own; "pooled" in the context level is the mean over tokens.
@@ -68,6 +71,8 @@ class ConditionalMoEViT(VisionTransformer):
         UserError: on a value that is not allowed.
     """
 
+    domain_bits: Tensor
+    domain_alias: Tensor
     not_in_checkpoints = ("domain_bits", "domain_alias", "domain_classifier.")
     """Beginnings of the names of tensors that dense weights do not have."""
 
@@ -110,7 +115,8 @@ class ConditionalMoEViT(VisionTransformer):
         def block(depth: int, **kwargs: Any) -> nn.Module:
             return ConditionalBlock(moe=moe, depth=depth, **kwargs) if depth in sparse else Block(depth=depth, **kwargs)
 
-        super().__init__(depth=depth, block_fn=block, **vit)
+        block_fn: Any = block  # timm says type[Module]; it only calls it
+        super().__init__(depth=depth, block_fn=block_fn, **vit)
         self.dense_arguments = {"depth": depth, **vit}
         self.moe_layers, self.routing_level, self.num_domains = sparse, routing_level, num_domains
         self.unknown_domain = unknown_domain
@@ -183,9 +189,10 @@ class ConditionalMoEViT(VisionTransformer):
         routings = []
         for block in self.blocks:
             routed = isinstance(block, ConditionalBlock)
-            call, arguments = (block.forward_routed, (x, made)) if routed else (block, (x,))
+            call: Any = block.forward_routed if routed else block
+            arguments = (x, made) if routed else (x,)
             recompute = self.grad_checkpointing and torch.is_grad_enabled()
-            out = checkpoint(call, *arguments, use_reentrant=False) if recompute else call(*arguments, **attention)
+            out: Any = checkpoint(call, *arguments, use_reentrant=False) if recompute else call(*arguments, **attention)
             if routed:
                 x, *of_block = out
                 routings += of_block
@@ -209,12 +216,14 @@ class ConditionalMoEViT(VisionTransformer):
         self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, **known: Any
     ) -> Tensor:
         """Images → tokens after the last norm; ``known`` may be ``domains`` or ``description``."""
-        attention = {"attn_mask": attn_mask, "is_causal": is_causal} if attn_mask is not None or is_causal else {}
+        attention: dict[str, Any] = {}
+        if attn_mask is not None or is_causal:
+            attention = {"attn_mask": attn_mask, "is_causal": is_causal}
         return self.forward_features_with_losses(x, **known, **attention)[0]
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, **known: Any) -> Tensor:
         """Images → logits; ``known`` may be ``domains`` or ``description``."""
-        return self.forward_head(self.forward_features(x, attn_mask, is_causal, **known))  # type: ignore[no-any-return]
+        return self.forward_head(self.forward_features(x, attn_mask, is_causal, **known))
 
     def forward_intermediates(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """timm's, for images of unknown domain."""
@@ -287,5 +296,5 @@ def cond_moe_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> Condit
 
 @register_model
 def cond_moe_tiny_32(pretrained: bool = False, **kwargs: Any) -> ConditionalMoEViT:
-    """Conditional MoE for 28–32 px: 4 blocks, of which 0 and 2 have eight experts per Linear layer, convolutional stem"""
+    """Conditional MoE for 28–32 px: 4 blocks, experts in 0 and 2 (eight, top 2), convolutional stem"""
     return _create("cond_moe_tiny_32", pretrained, TINY, kwargs)

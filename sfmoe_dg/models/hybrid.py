@@ -2,13 +2,13 @@
 
 | model | stem | blocks | sparse blocks | weights |
 |---|---|---|---|---|
-| ``hybrid_sf_moe_small_r26_s32_224`` | ResNetV2 (2,2,2,2), 49 tokens | 12 × 384, 6 heads | 2,5,8,11 | R26+ViT-S/32, 21k then 1k |
-| ``hybrid_sf_moe_base_r50_s16_224`` | ResNetV2 (3,4,9), 196 tokens | 12 × 768, 12 heads | 2,5,8,11 | R50+ViT-B/16, 21k |
-| ``hybrid_sf_moe_tiny_32`` | residual convolutions, 16 tokens | 4 × 96, 3 heads | 1,3 | none |
+| ``hybrid_sf_moe_small_r26_s32_224`` | ResNetV2 2,2,2,2; 49 tokens | 12 × 384 | 2,5,8,11 | R26+ViT-S/32, 21k, 1k |
+| ``hybrid_sf_moe_base_r50_s16_224`` | ResNetV2 3,4,9; 196 tokens | 12 × 768 | 2,5,8,11 | R50+ViT-B/16, 21k |
+| ``hybrid_sf_moe_tiny_32`` | residual convolutions; 16 tokens | 4 × 64 | 1,3 | none |
 
-The paper writes "R26-S/16"; its code (June 2022) loads R26+ViT-S/32, which the name here says. Sparse blocks and E = 6 are
-that code's; its other setting is ``moe_layers=(5, 11)``. Routing is SF-MoE's (``sf_moe.py``). The weights expect pictures
-normalised with mean = std = 0.5, not ImageNet's, and the models say so (``Featurizer.normalization``).
+The paper writes "R26-S/16"; its code (June 2022) loads R26+ViT-S/32, which the name here says. Sparse blocks and E = 6
+are that code's; its other setting is ``moe_layers=(5, 11)``. Routing is SF-MoE's (``sf_moe.py``). The weights expect
+pictures normalised with mean = std = 0.5, not ImageNet's, and the models say so (``Featurizer.normalization``).
 
 Legend: B images, C channels, H and W height and width.
 """
@@ -51,19 +51,19 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` → the same."""
-        return x + self.layers(x)  # type: ignore[no-any-return]
+        return x + self.layers(x)
 
 
 class ResidualStem(ConvStem):
     """The convolutional stem of the tiny twins with a residual unit at each of its two inner resolutions."""
 
     def __init__(
-        self, img_size: Any = 32, patch_size: Any = 8, in_chans: int = 3, embed_dim: int = 96, **kwargs: Any
+        self, img_size: Any = 32, patch_size: Any = 8, in_chans: int = 3, embed_dim: int = 64, **kwargs: Any
     ) -> None:
         super().__init__(img_size, patch_size, in_chans, embed_dim, **kwargs)
-        dd = {key: kwargs.get(key) for key in ("device", "dtype")}
+        dd: dict[str, Any] = {key: kwargs.get(key) for key in ("device", "dtype")}
         low, high = embed_dim // 4, embed_dim // 2
-        self.proj = nn.Sequential(
+        self.proj = nn.Sequential(  # type: ignore[assignment]
             nn.Conv2d(in_chans, low, 3, stride=2, padding=1, **dd),
             ResidualUnit(low, **dd),
             nn.Conv2d(low, high, 3, stride=2, padding=1, **dd),
@@ -96,7 +96,7 @@ def _create(
     """timm's hybrid embedding (its names, so that its weights fit) under a sparse ViT."""
     dd = {key: kwargs[key] for key in ("device", "dtype") if key in kwargs}
     backbone = ResNetV2(
-        layers=stages,
+        layers=list(stages),
         num_classes=0,
         global_pool="",
         in_chans=kwargs.get("in_chans", 3),
@@ -126,7 +126,7 @@ def hybrid_sf_moe_base_r50_s16_224(pretrained: bool = False, **kwargs: Any) -> S
 
 @register_model
 def hybrid_sf_moe_tiny_32(pretrained: bool = False, **kwargs: Any) -> SparseVisionTransformer:
-    """Hybrid SF-MoE for 28–32 px: residual convolutional stem, 4 blocks [F,S]x2, width 96"""
+    """Hybrid SF-MoE for 28–32 px: residual convolutional stem, 4 blocks [F,S]x2, width 64"""
     defaults = {**TINY, **_ROUTING, "moe_layers": "[F,S]x2", "embed_layer": ResidualStem}
     built: SparseVisionTransformer = create_sparse_vit("hybrid_sf_moe_tiny_32", pretrained, defaults, kwargs)
     return built

@@ -1,8 +1,8 @@
 """WideNet (arXiv 2107.11817): one attention, one router and one set of experts serve all blocks of a ViT.
 
-| model | width | blocks | heads | experts' hidden width |      every block has its own two LayerNorms, so there are 2L + 1;
-|---|---|---|---|---|                                           E = 4, K = 2, raw combine weights, noise N(0, 1)/E;
-| B | 768 | 12 | 12 | 4096 |                                     0.01 · E · Σ m_i P_i for each of the L routing operations
+| model | width | blocks | heads | experts' hidden width |  every block has its own LayerNorms: 2L + 1 in all;
+|---|---|---|---|---|                                      E = 4, K = 2, raw combine weights, noise N(0, 1)/E;
+| B | 768 | 12 | 12 | 4096 |                               0.01 · E · Σ m_i P_i for each of the L routings
 | L | 1024 | 24 | 16 | 4096 |
 | H | 1280 | 32 | 16 | 5120 |
 
@@ -15,8 +15,8 @@ What the authors' TensorFlow code does besides the paper, and what is done here:
 - 1001 classes: ``num_classes=1001`` (0 is "background"); the default is 1000.
 - "H/14" has patches of 16 pixels: so does ``wide_net_huge_patch16_224``; ``patch_size=14`` is the name's.
 - Buffers of ``int(C · K · tokens / E)``, C = 1.2, filled in token order over both choices:
-  ``capacity_ratio=1.2, allocation='token_order'``. The default is dropless. Its positions start from 1, so that one slot
-  of every buffer stays empty: not copied.
+  ``capacity_ratio=1.2, allocation='token_order'``. The default is dropless. Its positions start from 1, so that one
+  slot of every buffer stays empty: not copied.
 
 No weights are published, and a dense file's L different blocks do not fit one: WideNet starts from scratch.
 
@@ -147,9 +147,10 @@ class WideNet(SparseVisionTransformer):
         if "shared" not in self._modules:
             self.shared = nn.ModuleList()
         group = 0 if self.share_every is None else depth // self.share_every
-        if group == len(self.shared):
-            self.shared.append(nn.ModuleDict())
-        shared, mlp_name = self.shared[group], "moe" if is_sparse else "mlp"
+        groups: Any = self.shared
+        if group == len(groups):
+            groups.append(nn.ModuleDict())
+        shared, mlp_name = groups[group], "moe" if is_sparse else "mlp"
         if mlp_name not in shared:
             made = super().make_block(
                 is_sparse, **{**kwargs, "mlp_layer": self._mlp_layer(is_sparse, kwargs["mlp_layer"])}

@@ -208,7 +208,7 @@ def test_skip_leaves_bad_images_out_and_lists_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I;16"])
 def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
-    suffix = ".tiff" if mode in ("CMYK", "YCbCr") else ".png"
+    suffix = {"CMYK": ".tiff", "YCbCr": ".jpg"}.get(mode, ".png")
     path = tmp_path / f"image{suffix}"
     if mode == "I;16":
         Image.fromarray(np.full((3, 5), 153 << 8, np.uint16)).save(path)

@@ -230,3 +230,27 @@ def test_a_layer_called_twice_counts_twice():
 def test_unknown_router():
     with pytest.raises(UserError, match="did you mean cosine"):
         ffn_moe(3, 4, options=RoutingOptions(4), router="cosin")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("ratio", [None, 0.5])
+def test_bfloat16_on_cuda_equals_float32_on_the_cpu(ratio):
+    """Grouped GEMM, with empty experts and dropped rows."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    torch.manual_seed(0)
+    options = RoutingOptions(6, 2, eval_capacity_ratio=ratio)
+    moe = distinct(ffn_moe(64, 128, options=options)).eval()
+    moe.router.weight.data[3:] -= 10 * moe.router.weight.data[3:].sign()
+    x = torch.rand(4, 9, 64) * 0.1
+    gpu = copy.deepcopy(moe).cuda()
+    y, routing = moe(x)
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        z, fast = gpu(x.cuda())
+    assert torch.equal(fast.experts_TK.cpu(), routing.experts_TK)
+    torch.testing.assert_close(z.float().cpu(), y, rtol=0.05, atol=0.05)
+    y.square().sum().backward()
+    z.float().square().sum().backward()
+    for a, b in zip(moe.parameters(), gpu.parameters(), strict=True):
+        scale = float(a.grad.abs().max()) + 1e-6
+        torch.testing.assert_close(b.grad.cpu() / scale, a.grad / scale, rtol=0.05, atol=0.05)
