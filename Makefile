@@ -37,7 +37,7 @@ tables: $(STAMP) ## print and write the tables of a study that has run (OUT=)
 	$(BIN)/sfmoe-dg collect --input_dir '$(OUT)' --save
 
 test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(STAMP) ## check style and types
 	$(BIN)/ruff check .
