@@ -6,12 +6,15 @@ from sfmoe_dg.algorithms.common_hparams import MODEL_DEFAULT
 from sfmoe_dg.algorithms.erm import ERM
 from sfmoe_dg.algorithms.sf_moe import backbone_for
 from sfmoe_dg.hparams import Hparam
-
-LEVELS = ("token", "context", "modality", "task", "attribute")
+from sfmoe_dg.models.conditions import LEVELS, UNKNOWN_DOMAIN
 
 
 class CondMoE(ERM):
-    """Cross-entropy; training tells the backbone which domain every image is from, prediction does not."""
+    """Cross-entropy; training tells the backbone which domain every image is from, prediction does not.
+
+    ``routing_level`` and ``unknown_domain`` are explained in ``sfmoe_dg/models/conditional_moe.py``; the default level,
+    "token", looks at the picture alone.
+    """
 
     paper = "Zhu et al., Uni-Perceiver-MoE: Learning Sparse Generalist Models with Conditional MoEs, 2022"
 
@@ -20,5 +23,5 @@ class CondMoE(ERM):
         table = super().hparam_table(dataset)
         table["backbone"] = Hparam(backbone_for(dataset, "cond_moe_small_patch16_224", "cond_moe_tiny_32"))
         table["routing_level"] = Hparam(MODEL_DEFAULT, choices=(MODEL_DEFAULT, *LEVELS))
-        table["unknown_domain"] = Hparam(MODEL_DEFAULT, choices=(MODEL_DEFAULT, "mean", "predicted"))
+        table["unknown_domain"] = Hparam(MODEL_DEFAULT, choices=(MODEL_DEFAULT, *UNKNOWN_DOMAIN))
         return table

@@ -72,13 +72,14 @@ def export_merged(
     domains = None if domain is None else torch.tensor([domain], device=dd["device"])
     conditions, _ = model.conditions(tokens, domains, description)
     assert conditions is not None
+    num_prefix = 0 if model.routing_level == "task" else model.num_prefix_tokens
     was_training = model.training
     model.eval()  # no noise on the gates
     state = model.state_dict()
     for i in model.moe_layers:
         for part in ("attn", "mlp"):
             moe: Any = getattr(model.blocks[i], part)
-            for name, layer in _merged_layers(moe, conditions, model.num_prefix_tokens).items():
+            for name, layer in _merged_layers(moe, conditions, num_prefix).items():
                 setattr(getattr(dense.blocks[i], part), name, layer)
                 state |= {f"blocks.{i}.{part}.{name}.{key}": value for key, value in layer.state_dict().items()}
     model.train(was_training)
@@ -87,9 +88,9 @@ def export_merged(
 
 
 def _merged_layers(moe: ConditionalMoE, conditions: Conditions, num_prefix: int) -> dict[str, nn.Module]:
-    """Every layer of one decision, its experts merged for the class token's and the patches' routes."""
+    """Every layer of one decision, merged for the routes of class token and patches; for one if ``num_prefix`` is 0."""
     gates_RE = moe.merged_gates(conditions)
-    routes = conditions.index_T[[0, -1]].unique_consecutive()
+    routes = conditions.index_T[[0, -1]] if num_prefix else conditions.index_T[-1:]
     layers: dict[str, nn.Module] = {}
     for name, experts in moe.experts.named_children():
         assert isinstance(experts, LinearExperts)

@@ -63,7 +63,7 @@ class Merged:
         rows = groups.gather(x.flatten(0, 1).to(dtype))
         bias_RF = None if bias_RF is None else bias_RF.to(dtype)
         y = grouped_linear(rows, weight_RDF.to(dtype), bias_RF, groups)
-        return groups.combine(y, y.new_ones(y.shape[0], 1)).unflatten(0, x.shape[:2])
+        return groups.ungather(y).unflatten(0, x.shape[:2])
 
 
 def merge(experts: LinearExperts, gates_RE: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -98,7 +98,7 @@ class ConditionalMoE(MoE):
     def layer(self, name: str) -> LinearExperts:
         """The experts of one layer."""
         experts: Any = self.experts
-        return experts[name]  # type: ignore[no-any-return]
+        return experts[name]
 
     def decide(self, x: Tensor, conditions: Conditions | None) -> Decision:
         """The routes of the tokens of ``x [B, S, D]``.

@@ -8,8 +8,9 @@ not depend on content, experts are merged before they are used, and ``export_mer
 Decisions:
 
 - The default level is "token": like "context" it needs nothing but the picture, under every objective. In the paper
-  "attribute" is best; on StyledDigits "token" and "context" generalise better to an unseen style than "task" and
-  "attribute" with the mean gate, and three domains with two experts each cannot employ more than six of eight experts.
+  "attribute" is best. Of unseen StyledDigits (tiny twin, 400 steps, one seed, so a hint and no more) token, context,
+  attribute and task classified 87, 84, 86, 57 % where chalk was held out, and 62, 65, 57, 54 % where neon was; the last
+  two with the mean gate. At "task" three domains with two experts each employ at most six of eight experts.
 - "task" and "attribute" are told the domain of every training image (``domains``). Where it is not known, always in
   prediction, and in training under objectives that do not pass it on, the ``unknown_domain`` policy decides.
 - Passing ``domains`` in evaluation is an oracle, and no domain generalization; passing ``description`` is legitimate

@@ -58,6 +58,10 @@ class Groups:
             return x_RF
         return torch.where((self.experts_R < self.num_experts)[:, None], x_RF, 0.0)
 
+    def ungather(self, y_RD: Tensor) -> Tensor:
+        """Rows back in token order where every token has one, unweighted: K = 1, ``[T, D]``."""
+        return _Take.apply(y_RD, self.inverse_R, self.order_R, 1)
+
     def combine(self, y_RD: Tensor, gates_TK: Tensor) -> Tensor:
         """Rows back in token order, weighted and summed over k in the gates' precision, ``[T, D]``."""
         y_TKD = _Take.apply(y_RD, self.inverse_R, self.order_R, 1).unflatten(0, (self.num_tokens, self.top_k))

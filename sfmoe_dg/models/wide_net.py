@@ -170,7 +170,7 @@ class WideNet(SparseVisionTransformer):
             moe: Any = mlp_layer(hidden_features=self.expert_hidden or hidden_features, **kwargs)
             if self.expert_final_act:
                 moe.experts.final_act = kwargs["act_layer"]()
-            return moe  # type: ignore[no-any-return]
+            return moe
 
         return experts
 

@@ -73,6 +73,14 @@ class TestByHand:
         assert macs.total == macs.modules["experts"] + 12 * 8 * 4
         assert layer.options.eval_capacity_ratio == 1.5
 
+    def test_grouped_gemm_multiplies_every_row_once(self):
+        class Grouped(nn.Module):
+            def forward(self, x: torch.Tensor, w: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+                return nn.functional.grouped_mm(x, w, offs=ends)
+
+        ends = torch.tensor([4, 4, 12], dtype=torch.int32)
+        assert count_macs(Grouped(), torch.zeros(12, 8), torch.zeros(3, 8, 16), ends).total == 12 * 8 * 16
+
     def test_a_shared_module_counts_every_call(self):
         class Twice(nn.Module):
             def __init__(self) -> None:
