@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sfmoe_dg.algorithms.common_hparams import common_hparams
+from sfmoe_dg.algorithms.optimisation import clip_gradients, lr_factor, parameter_groups, set_lr_factor
 from sfmoe_dg.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.hparams import Hparam, require_positive
@@ -73,6 +74,13 @@ class Algorithm(nn.Module):
     """Authors, title's short form and year, for ``sfmoe-dg list algorithms``."""
     min_domains: ClassVar[int] = 1
     """The fewest training domains with which the objective is defined."""
+    uses_unlabeled: ClassVar[bool] = False
+    """Whether ``update`` looks at ``unlabeled``; none of upstream's algorithms does."""
+    needs_validation_loss: bool = False
+    """Whether the trainer computes, before every evaluation, the mean over training domains of the cross-entropy of
+    :meth:`validation_logits` on their out-splits, without augmentation, and tells :meth:`validated`."""
+    predicts_in_context: ClassVar[bool] = False
+    """Whether a prediction depends on the other images of its batch: evaluation then shuffles the images."""
 
     def __init__(
         self, input_shape: tuple[int, ...], num_classes: int, num_domains: int, hparams: dict[str, Any]
@@ -83,6 +91,7 @@ class Algorithm(nn.Module):
         self.num_domains = num_domains
         self.hparams = hparams
         self.precision = Precision()
+        self._lr_factor = 1.0
 
     @property
     def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -98,7 +107,10 @@ class Algorithm(nn.Module):
     @classmethod
     def check_hparams(cls, hparams: dict[str, Any], where: str) -> None:
         """Refuse values with which training cannot run; subclasses may check more."""
-        require_positive(hparams, ["batch_size", "lr"], where)
+        require_positive(hparams, ["batch_size", "lr", "layer_decay"], where)
+        for name in ("warmup_steps", "grad_clip"):
+            if hparams[name] < 0:
+                raise UserError(f"hyper-parameter {name!r} in {where} is {hparams[name]!r}; it must not be negative")
 
     def describe_domains(self, descriptions: Sequence[Sequence[str]]) -> None:
         """Tell backbones that use them the attributes of every training domain (``DatasetFacts.domain_attributes``).
@@ -126,8 +138,20 @@ class Algorithm(nn.Module):
 
     def adam(self, parameters: Iterable[nn.Parameter] | None = None) -> torch.optim.Optimizer:
         """Adam at the run's learning rate and weight decay, upstream's choice for every algorithm."""
-        parameters = self.parameters() if parameters is None else parameters
-        return torch.optim.Adam(parameters, lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"])
+        groups: Any = self.parameters() if parameters is None else parameters
+        layer_decay = self.hparams.get("layer_decay", 1.0)
+        if layer_decay != 1.0:
+            groups = parameter_groups(groups, self, self.hparams["lr"], layer_decay)
+        optimizer = torch.optim.Adam(groups, lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"])
+        set_lr_factor(optimizer, self._lr_factor)
+        return optimizer
+
+    def schedule(self, step: int, steps: int) -> None:
+        """Set the learning rates of a step; the trainer calls it before every update."""
+        self._lr_factor = lr_factor(step, steps, self.hparams)
+        for optimizer in vars(self).values():
+            if isinstance(optimizer, torch.optim.Optimizer):
+                set_lr_factor(optimizer, self._lr_factor)
 
     def step(
         self, optimizer: torch.optim.Optimizer, loss: Tensor, routing_losses: dict[str, Tensor], **logged: Tensor
@@ -138,9 +162,28 @@ class Algorithm(nn.Module):
             ``loss`` (without routing losses, so that it compares with a dense model's), every routing loss
             under its own name, and ``logged``.
         """
-        total = sum(routing_losses.values(), start=loss)
-        optimizer.zero_grad()
-        self.precision.scaler.scale(total).backward()
-        self.precision.scaler.step(optimizer)
-        self.precision.scaler.update()
+        self.descend(sum(routing_losses.values(), start=loss), optimizer)
         return {name: value.item() for name, value in ({"loss": loss} | logged | routing_losses).items()}
+
+    def descend(self, total: Tensor, *optimizers: torch.optim.Optimizer) -> None:
+        """One step of every optimiser down the gradient of ``total``, which is taken as it is."""
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        self.precision.scaler.scale(total).backward()
+        self.take_steps(*optimizers)
+
+    def take_steps(self, *optimizers: torch.optim.Optimizer) -> None:
+        """One step of every optimiser along the gradients that are there, scaled by the precision's scaler."""
+        for optimizer in optimizers:
+            if self.hparams.get("grad_clip"):
+                self.precision.scaler.unscale_(optimizer)
+                clip_gradients(optimizer, self.hparams["grad_clip"])
+            self.precision.scaler.step(optimizer)
+        self.precision.scaler.update()
+
+    def validation_logits(self, x: Tensor) -> Tensor:
+        """What the validation loss is taken of; override where :meth:`predict` is not the network being trained."""
+        return self.predict(x)
+
+    def validated(self, loss: float) -> None:
+        """Told the validation loss before every evaluation, if :attr:`needs_validation_loss`."""

@@ -13,7 +13,7 @@ LEARNS_FROM_SCRATCH = (*SMALL_IMAGES, "StyledDigits")
 
 def common_hparams(dataset: str) -> dict[str, Hparam]:
     """Source: DomainBed, ``hparams_registry`` (upstream's names), sf_moe reference (ours)."""
-    return _upstream(dataset) | _backbone(dataset)
+    return _upstream(dataset) | _optimisation() | _backbone(dataset)
 
 
 def _upstream(dataset: str) -> dict[str, Hparam]:
@@ -51,6 +51,16 @@ def _batch_size(dataset: str) -> Hparam:
     if dataset == "DomainNet":
         return Hparam(32, int_log2_uniform(3, 5))
     return Hparam(32, int_log2_uniform(3, 5.5))
+
+
+def _optimisation() -> dict[str, Hparam]:
+    """Upstream has none of these; the defaults leave its constant learning rate as it is."""
+    return {
+        "lr_schedule": Hparam("constant", choices=("constant", "cosine")),
+        "warmup_steps": Hparam(0),
+        "grad_clip": Hparam(0.0),
+        "layer_decay": Hparam(1.0),
+    }
 
 
 def _backbone(dataset: str) -> dict[str, Hparam]:

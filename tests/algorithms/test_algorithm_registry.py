@@ -5,7 +5,7 @@ import pytest
 import sfmoe_dg.algorithms as package
 from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
 
-SHARED = {"__init__", "base", "common_hparams"}
+SHARED = {"optimisation", "__init__", "base", "common_hparams"}
 NAMES = list(ALGORITHMS)
 
 

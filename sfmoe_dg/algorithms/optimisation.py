@@ -1,0 +1,67 @@
+"""Learning-rate schedule, layer-wise decay and gradient clipping; the defaults are upstream's: none of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from timm.models import group_parameters
+from torch import nn
+
+from sfmoe_dg.errors import UserError
+
+SCHEDULES = ("constant", "cosine")
+
+
+def lr_factor(step: int, steps: int, hparams: Mapping[str, Any]) -> float:
+    """What the learning rate is multiplied by at a step in ``range(steps)``.
+
+    It rises linearly over ``warmup_steps`` steps, then stays 1 ('constant') or falls to 0 along a half cosine
+    ('cosine'; Loshchilov and Hutter, SGDR, 2017, without restarts).
+    """
+    warmup = hparams.get("warmup_steps", 0)
+    if step < warmup:
+        return float((step + 1) / (warmup + 1))
+    if hparams.get("lr_schedule", "constant") == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def set_lr_factor(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Multiply every group's first learning rate; exact, and idempotent."""
+    for group in optimizer.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+
+
+def parameter_groups(
+    parameters: Iterable[nn.Parameter], module: nn.Module, lr: float, layer_decay: float
+) -> list[dict[str, Any]]:
+    """The parameters in groups of one learning rate: ``lr · layer_decay**(layers above)`` inside a timm backbone.
+
+    Whatever lies outside the backbone (the classifier) keeps ``lr`` (BEiT, section 2.4, as in timm).
+
+    Raises:
+        UserError: if no backbone of ``module`` knows the order of its layers.
+    """
+    scales: dict[int, float] = {}
+    for network in module.modules():
+        if hasattr(network, "group_matcher"):
+            named = dict(network.named_parameters())
+            layers = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
+            top = max(layers.values())
+            scales |= {id(named[name]): layer_decay ** (top - layer) for name, layer in layers.items()}
+            break
+    else:
+        raise UserError("hyper-parameter 'layer_decay' needs a timm backbone, whose layers have an order; set it to 1.0")
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        groups.setdefault(scales.get(id(parameter), 1.0), []).append(parameter)
+    return [{"params": members, "lr": lr * scale} for scale, members in sorted(groups.items())]
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> None:
+    """Scale the gradients of all of an optimiser's parameters to a joint norm of at most ``max_norm``."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    torch.nn.utils.clip_grad_norm_(parameters, max_norm)
