@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from html import escape
 
 from sfmoe_dg.records import LoadedRecords, Record
-from sfmoe_dg.render import average_text, cell_text
+from sfmoe_dg.render import average_text, readable_text
 from sfmoe_dg.selection import group_records, num_domains
 from sfmoe_dg.svg import BLUE_CIRCLES, ORANGE_SQUARES, Point, Series, limits, line_chart
 from sfmoe_dg.tables import Labels, Table, build_tables
@@ -116,7 +116,7 @@ def _table(table: Table) -> str:
         f"<thead><tr>{header}</tr></thead>\n<tbody>",
     ]
     for row in table.rows:
-        texts = [*(cell_text(cell, "±") for cell in row.cells), average_text(row)]
+        texts = [*(readable_text(cell) for cell in row.cells), average_text(row)]
         values = [*(cell.mean if cell else None for cell in row.cells), row.average]
         notes = [*(f"n = {cell.n}" if cell else "runs are missing" for cell in row.cells), "mean of the row"]
         cells = "".join(

@@ -9,7 +9,8 @@ import csv
 import html
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from sfmoe_dg.tables import Cell, Row, Table
 
@@ -22,14 +23,19 @@ def cell_text(cell: Cell | None, sign: str) -> str:
     return "X" if cell is None else f"{cell.mean:.1f} {sign} {cell.stderr:.1f}"
 
 
+def readable_text(cell: Cell | None) -> str:
+    """For formats of our own: one trial has no standard error, so none is claimed."""
+    return f"{cell.mean:.1f} (1 trial)" if cell is not None and cell.n == 1 else cell_text(cell, "±")
+
+
 def average_text(row: Row) -> str:
     """The row's mean of means, or ``'X'``."""
     return "X" if row.average is None else f"{row.average:.1f}"
 
 
-def text_rows(table: Table, sign: str) -> list[list[str]]:
+def text_rows(table: Table, show: Callable[[Cell | None], str]) -> list[list[str]]:
     """The table's rows as text, without the header: algorithm, cells, average."""
-    return [[row.algorithm, *(cell_text(cell, sign) for cell in row.cells), average_text(row)] for row in table.rows]
+    return [[row.algorithm, *map(show, row.cells), average_text(row)] for row in table.rows]
 
 
 def _padded(values: Iterable[str], table: Table, cut: bool = True) -> list[str]:
@@ -43,7 +49,7 @@ def render_text(tables: Tables, total: int) -> str:
     lines = [f"Total records: {total}"]
     for table in _flat(tables):
         lines += ["", f"-------- {table.title}, model selection method: {table.method}"]
-        for row in [["Algorithm", *table.columns, "Avg"], *text_rows(table, "+/-")]:
+        for row in [["Algorithm", *table.columns, "Avg"], *text_rows(table, partial(cell_text, sign="+/-"))]:
             lines.append("  ".join(_padded(row, table)) + " ")
     return "\n".join(lines) + "\n"
 
@@ -72,7 +78,7 @@ def render_latex(tables: Tables, total: int) -> str:
 
 def _latex_table(table: Table) -> list[str]:
     header = [f"\\textbf{{{_latex_column(title, table)}}}" for title in ("Algorithm", *table.columns, "Avg")]
-    rows = [[_latex_name(name, table), *cells] for name, *cells in text_rows(table, r"$\pm$")]
+    rows = [[_latex_name(name, table), *cells] for name, *cells in text_rows(table, partial(cell_text, sign=r"$\pm$"))]
     header_line, *row_lines = (
         " & ".join(_padded(row, table, cut=not table.foreign)) + r" \\" for row in [header, *rows]
     )
@@ -112,7 +118,7 @@ def render_markdown(tables: Tables, total: int) -> str:
             rules = ["---", *["---:"] * (len(header) - 1)]
             lines += ["", f"### {_markdown_name(table.name)}", ""]
             lines += ["| " + " | ".join(map(_markdown_name, row)) + " |" for row in (header, rules)]
-            lines += ["| " + " | ".join(map(_markdown_name, row)) + " |" for row in text_rows(table, "±")]
+            lines += ["| " + " | ".join(map(_markdown_name, row)) + " |" for row in text_rows(table, readable_text)]
     return "\n".join(lines) + "\n"
 
 

@@ -58,7 +58,7 @@ def test_the_page_has_every_table_and_curve():
     assert [s["id"] for s in outline.all("section")] == ["method-0", "method-1", "method-2", "curves"]
     assert len(outline.all("svg")) == 2 * 3  # 2 algorithms x 3 test domains
     assert {attrs["scope"] for attrs in outline.all("th")} == {"row", "col"}
-    assert '<td class="best" title="n = 1">50.0 ± 0.0</td>' in page
+    assert '<td class="best" title="n = 1">50.0 (1 trial)</td>' in page
     assert '<td class="missing" title="runs are missing">X</td>' in page  # leave-one-out has no pairs here
 
 

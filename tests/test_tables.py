@@ -235,7 +235,7 @@ def test_latex_escapes_what_upstream_cannot_print():
 def test_markdown_escapes_names():
     output = render_markdown(tables_of(example([(0.5, None)], algorithm="<b>|x")), 1)
     assert "| Algorithm | a | b | Avg |\n| --- | ---: | ---: | ---: |\n" in output
-    assert "| &lt;b&gt;\\|x | 50.0 ± 0.0 | X | X |" in output
+    assert "| &lt;b&gt;\\|x | 50.0 (1 trial) | X | X |" in output
 
 
 def test_csv_has_a_line_per_cell_and_full_precision():
