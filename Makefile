@@ -10,10 +10,11 @@ DATA     ?=
 OUT      ?= results/$(basename $(notdir $(SWEEP)))
 LAUNCHER ?= local
 JOBS     ?=
+DATASETS ?=
 ARGS     ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep tables test lint bench clean
+.PHONY: help setup data sweep tables test lint bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +28,16 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
+
+data: $(STAMP) ## download, prepare and check data sets (DATASETS="PACS CUB-DG", DATA=); the cards are in datasets/
+	@test -n '$(DATASETS)' -a -n '$(DATA)' || { echo 'say which and where: make data DATASETS="PACS VLCS" DATA=DIR'; exit 2; }
+	@plain() { echo "$$1" | tr 'A-Z' 'a-z' | tr -d '_-'; }; status=0; \
+	for name in $(DATASETS); do \
+	  script=; for file in datasets/*.py; do \
+	    if [ "$$(plain "$$(basename "$$file" .py)")" = "$$(plain "$$name")" ]; then script=$$file; fi; done; \
+	  test -n "$$script" || { echo "no script for $$name; there are: $$(ls datasets/*.py | tr '\n' ' ')"; exit 2; }; \
+	  $(BIN)/python "$$script" --out '$(DATA)' $(ARGS) || status=$$?; \
+	done; exit $$status
 
 sweep: $(STAMP) ## run a study (SWEEP=, DATA=, OUT=, LAUNCHER=, JOBS=), then print its tables
 	$(BIN)/sfmoe-dg sweep '$(SWEEP)' --output_dir '$(OUT)' --launcher '$(LAUNCHER)' \
@@ -45,7 +56,10 @@ lint: $(STAMP) ## check style and types
 	$(BIN)/mypy
 
 bench: $(STAMP) ## measure speed, as ratios
-	$(BIN)/python bench/moe_layer.py $(ARGS)
+	$(BIN)/python bench/moe_layer.py --threads 1 --cpu-time --models $(ARGS)
+	$(BIN)/python bench/moe_layer.py --threads 1 --cpu-time --width 768 --experts 32 $(ARGS)
+	$(BIN)/python bench/tiny_twins.py
+	$(if $(DATA),$(BIN)/python bench/image_folder_steps.py --data_dir '$(DATA)')
 
 clean: ## remove the environment, caches and build products; results stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

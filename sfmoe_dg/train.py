@@ -8,7 +8,8 @@ import platform
 import socket
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +26,7 @@ from sfmoe_dg.data.loaders import EvalLoader, TrainLoader
 from sfmoe_dg.data.splits import DomainSplit, check_batch_size, split_domains
 from sfmoe_dg.data.transforms import ImageTransform
 from sfmoe_dg.errors import UserError
-from sfmoe_dg.evaluate import evaluate
+from sfmoe_dg.evaluate import evaluate, validation_loss
 from sfmoe_dg.hparams import parse_overrides, resolve
 from sfmoe_dg.records import append_record, write_atomic
 from sfmoe_dg.run import RunSpec
@@ -77,6 +78,8 @@ class Setup:
     algorithm: Algorithm
     train_loader: TrainLoader
     eval_loader: EvalLoader
+    validation_loader: EvalLoader | None
+    """The training domains' out-splits without augmentation, for algorithms that want to know their loss there."""
     steps: int
     checkpoint_freq: int
 
@@ -88,6 +91,8 @@ class Setup:
     def close(self) -> None:
         self.train_loader.close()
         self.eval_loader.close()
+        if self.validation_loader is not None:
+            self.validation_loader.close()
 
 
 def resolve_hparams(spec: RunSpec) -> dict[str, Any]:
@@ -132,7 +137,9 @@ def prepare(spec: RunSpec, execution: Execution | None = None) -> Setup:
     check_batch_size(dataset, splits, train_envs, hparams["batch_size"])
     algorithm = _build_algorithm(spec, dataset, len(train_envs), hparams, device)
     algorithm.describe_domains([entry.domain_attributes[i] for i in train_envs] if entry.domain_attributes else [])
-    train_loader, eval_loader = _make_loaders(spec, execution, dataset, splits, train_envs, algorithm, device)
+    train_loader, eval_loader, validation_loader = _make_loaders(
+        spec, execution, dataset, splits, train_envs, algorithm, device
+    )
     return Setup(
         spec=spec,
         device=device,
@@ -142,6 +149,7 @@ def prepare(spec: RunSpec, execution: Execution | None = None) -> Setup:
         algorithm=algorithm,
         train_loader=train_loader,
         eval_loader=eval_loader,
+        validation_loader=validation_loader,
         steps=spec.steps or entry.steps,
         checkpoint_freq=spec.checkpoint_freq or entry.checkpoint_freq,
     )
@@ -169,11 +177,11 @@ def _make_loaders(
     train_envs: list[int],
     algorithm: Algorithm,
     device: torch.device,
-) -> tuple[TrainLoader, EvalLoader]:
+) -> tuple[TrainLoader, EvalLoader, EvalLoader | None]:
     mean, std = algorithm.normalization
     size = dataset.input_shape[-1]
     clean = ImageTransform(size=size, mean=mean, std=std)
-    augmented = ImageTransform(size=size, mean=mean, std=std, augment=bool(algorithm.hparams["data_augmentation"]))
+    augmented = replace(clean, augment=bool(algorithm.hparams["data_augmentation"]), crop=facts(spec.dataset).crops)
     evaluated_augmented = train_envs if spec.options.eval_transforms == "train" else []
     train_loader = TrainLoader(
         dataset,
@@ -187,16 +195,27 @@ def _make_loaders(
         unlabeled_envs=spec.test_envs if spec.task == "domain_adaptation" else (),
         device=device,
     )
-    eval_loader = EvalLoader(
+    make_eval_loader = partial(
+        EvalLoader,
         dataset,
-        splits,
-        [augmented if i in evaluated_augmented else clean for i in range(len(dataset))],
         seed=spec.seed,
         batch_size=execution.eval_batch_size,
+        shuffled=algorithm.predicts_in_context,
         num_workers=execution.num_workers,
         device=device,
     )
-    return train_loader, eval_loader
+    transforms = [augmented if i in evaluated_augmented else clean for i in range(len(dataset))]
+    validation_loader = None
+    if algorithm.needs_validation_loss:
+        out_splits = [_only_out(split, i in train_envs) for i, split in enumerate(splits)]
+        validation_loader = make_eval_loader(out_splits, [clean] * len(dataset))
+    return train_loader, make_eval_loader(splits, transforms), validation_loader
+
+
+def _only_out(split: DomainSplit, trained_on: bool) -> DomainSplit:
+    """The out-split of a domain that is trained on, and nothing of any other."""
+    nothing = split.out[:0]
+    return DomainSplit(in_=nothing, out=split.out if trained_on else nothing, uda=nothing)
 
 
 def pick_device(name: str) -> torch.device:
@@ -279,6 +298,7 @@ def _train_steps(setup: Setup, folder: Path, reporter: Reporter) -> None:
     algorithm.train()
     started = time.time()
     for batch in setup.train_loader.batches(0, setup.steps):
+        algorithm.schedule(batch.step, setup.steps)
         with algorithm.precision.autocast():
             values = algorithm.update(batch.minibatches, batch.unlabeled)
         for name, value in values.items():
@@ -301,6 +321,9 @@ def _record(setup: Setup, step: int, seen: dict[str, list[float]], output_dir: s
     """One line of results.jsonl, with upstream's keys."""
     record: dict[str, Any] = {"step": step, "epoch": step / setup.steps_per_epoch}
     record |= {name: float(np.mean(values)) for name, values in seen.items()}
+    if setup.validation_loader is not None and setup.algorithm.needs_validation_loss:
+        record["validation_loss"] = validation_loss(setup.algorithm, setup.validation_loader, step)
+        setup.algorithm.validated(record["validation_loss"])
     record |= evaluate(setup.algorithm, setup.eval_loader, setup.splits, step)
     peak = torch.cuda.max_memory_allocated(setup.device) if setup.device.type == "cuda" else 0
     record["mem_gb"] = peak / 1024**3

@@ -46,6 +46,7 @@ def parameter_groups(
         UserError: if no backbone of ``module`` knows the order of its layers.
     """
     scales: dict[int, float] = {}
+    network: Any
     for network in module.modules():
         if hasattr(network, "group_matcher"):
             named = dict(network.named_parameters())
@@ -54,7 +55,7 @@ def parameter_groups(
             scales |= {id(named[name]): layer_decay ** (top - layer) for name, layer in layers.items()}
             break
     else:
-        raise UserError("hyper-parameter 'layer_decay' needs a timm backbone, whose layers have an order; set it to 1.0")
+        raise UserError("hyper-parameter 'layer_decay' needs a timm backbone, whose layers have an order; set it to 1")
     groups: dict[float, list[nn.Parameter]] = {}
     for parameter in parameters:
         groups.setdefault(scales.get(id(parameter), 1.0), []).append(parameter)

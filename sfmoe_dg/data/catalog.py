@@ -51,6 +51,7 @@ class DatasetFacts:
         splits: the split policies that make sense; "identity" needs to know which images show the same object.
         domain_attributes: names of :data:`DOMAIN_ATTRIBUTES` that describe each domain, in the order of ``domains``;
             empty if nobody has described them. Domains may be described alike.
+        crops: whether augmentation for training cuts a part out of the image.
     """
 
     name: str
@@ -66,6 +67,7 @@ class DatasetFacts:
     needs_data_dir: bool = True
     splits: tuple[str, ...] = RANDOM_ONLY
     domain_attributes: tuple[tuple[str, ...], ...] = ()
+    crops: bool = True
 
 
 CATALOG: Registry[DatasetFacts] = Registry("data set")
@@ -109,6 +111,7 @@ def _image_folder(
     counts: tuple[int, ...] = (),
     splits: tuple[str, ...] = RANDOM_ONLY,
     domain_attributes: tuple[tuple[str, ...], ...] = (),
+    reader: str = "sfmoe_dg.data.image_folder:read",
 ) -> DatasetFacts:
     return DatasetFacts(
         name=name,
@@ -118,16 +121,58 @@ def _image_folder(
         num_classes=num_classes,
         input_shape=(3, 224, 224),
         checkpoint_freq=checkpoint_freq,
-        reader="sfmoe_dg.data.image_folder:read",
+        reader=reader,
         counts=counts,
         splits=splits,
         domain_attributes=domain_attributes,
     )
 
 
+def _wilds(
+    name: str,
+    folder: str,
+    domains: tuple[str, ...],
+    num_classes: int,
+    reader: str,
+    look: tuple[str, ...],
+    counts: tuple[int, ...] = (),
+) -> DatasetFacts:
+    return DatasetFacts(
+        name=name,
+        folder=folder,
+        domains=domains,
+        labels=domains,
+        num_classes=num_classes,
+        input_shape=(3, 224, 224),
+        checkpoint_freq=100,
+        reader=f"sfmoe_dg.data.wilds:{reader}",
+        counts=counts,
+        domain_attributes=(look,) * len(domains),
+    )
+
+
+def _spawrious(name: str) -> DatasetFacts:
+    domains = ("Test", "SC_group_1", "SC_group_2")
+    return DatasetFacts(
+        name=name,
+        folder="spawrious224",
+        domains=domains,
+        labels=domains,
+        num_classes=4,
+        input_shape=(3, 224, 224),
+        checkpoint_freq=100,
+        reader="sfmoe_dg.data.spawrious:read",
+        counts=(25344, 12672, 12672),  # 8, 4 and 4 × 3168
+        domain_attributes=((*_PHOTO, "synthetic"),) * 3,  # made by a text-to-image model
+        crops=False,
+    )
+
+
 _COLORS = ("+90%", "+80%", "-90%")
 _ANGLES = ("0", "15", "30", "45", "60", "75")
 _CARS = ("aclass", "escape", "hilux", "i3", "lexus", "tesla", "tiguan", "tucson", "x5", "zoe")
+_HOSPITALS = tuple(f"hospital_{i}" for i in range(5))
+_REGIONS = tuple(f"region_{i}" for i in range(6))
 _BIRD_STYLES = ("Candy", "Mosaic", "Natural", "Udnie")
 _DIGIT_STYLES = ("chalk", "ink", "mosaic", "neon")
 
@@ -245,6 +290,20 @@ _add(
     )
 )
 _add(
+    _wilds(
+        "WILDSCamelyon",
+        "camelyon17_v1.0",
+        domains=_HOSPITALS,
+        num_classes=2,
+        reader="read_camelyon",
+        look=("photographic", "colour", "texture"),
+        counts=(59436, 34904, 85054, 129838, 146722),
+    )
+)
+_add(_wilds("WILDSFMoW", "fmow_v1.1", domains=_REGIONS, num_classes=62, reader="read_fmow", look=_PHOTO))
+for _name in ("O2O_easy", "O2O_medium", "O2O_hard", "M2M_easy", "M2M_medium", "M2M_hard"):
+    _add(_spawrious(f"Spawrious{_name}"))
+_add(
     _image_folder(
         "CUBDG",
         "CUB_DG",
@@ -259,6 +318,7 @@ _add(
             _PHOTO,
             ("painted", "colour", "background", "synthetic"),
         ),
+        reader="sfmoe_dg.data.cub_dg.reader:read",
     )
 )
 _add(

@@ -111,6 +111,7 @@ class EvalLoader:
         transforms: one per domain. An augmenting one draws anew at every evaluation step (DomainBed evaluates
             training domains through their augmentation).
         batch_size: images per batch; the last one of a domain may be smaller.
+        shuffled: in an order that the seed decides instead of that of the files, so that a batch is a fair sample.
         The others are those of ``TrainLoader``.
     """
 
@@ -122,6 +123,7 @@ class EvalLoader:
         *,
         seed: int,
         batch_size: int = 128,
+        shuffled: bool = False,
         num_workers: int | None = None,
         device: torch.device | str = "cpu",
         start_method: str | None = None,
@@ -129,6 +131,8 @@ class EvalLoader:
         assert len(transforms) == len(dataset)
         self._dataset, self._seed, self._batch_size = dataset, seed, batch_size
         self._used = [np.arange(len(d)) for d in dataset] if splits is None else [split.used for split in splits]
+        if shuffled:
+            self._used = [generator(seed, "eval", env).permutation(used) for env, used in enumerate(self._used)]
         self._augment = [transform.augment and not dataset.in_memory for transform in transforms]
         self._reader = Reader(dataset, transforms, num_workers, device, start_method)
 

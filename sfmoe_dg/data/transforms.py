@@ -28,16 +28,18 @@ class ImageTransform:
             flip, jitter colours by 0.3, turn 10 % grey; draws from torch's global CPU generator.
         size: height and width of the result in pixels.
         mean, std: per channel, of values in [0, 1]; ImageNet's unless the backbone was trained with others.
+        crop: False: augment without cropping, resizing as for evaluation (DomainBed's Spawrious).
     """
 
     augment: bool = False
     size: int = 224
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    crop: bool = True
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """An RGB picture of any size to uint8 [3, size, size]."""
-        array = np.array(_geometry_and_color(self.augment, self.size)(image))
+        array = np.array(_geometry_and_color(self.augment, self.size, self.crop)(image))
         return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -55,12 +57,12 @@ def _per_channel(values: tuple[float, ...], device: torch.device) -> torch.Tenso
 
 
 @lru_cache
-def _geometry_and_color(augment: bool, size: int) -> tv.Compose:
+def _geometry_and_color(augment: bool, size: int, crop: bool) -> tv.Compose:
     if not augment:
         return tv.Compose([tv.Resize((size, size))])
     return tv.Compose(
         [
-            tv.RandomResizedCrop(size, scale=(0.7, 1.0)),
+            tv.RandomResizedCrop(size, scale=(0.7, 1.0)) if crop else tv.Resize((size, size)),
             tv.RandomHorizontalFlip(),
             tv.ColorJitter(0.3, 0.3, 0.3, 0.3),
             tv.RandomGrayscale(),

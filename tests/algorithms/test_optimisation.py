@@ -1,6 +1,7 @@
 """Schedule, layer-wise decay and clipping, by hand; off by default."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -69,7 +70,7 @@ def test_layer_decay_gives_lower_layers_smaller_rates():
     rates = {id(p): group["lr"] for group in model.optimizer.param_groups for p in group["params"]}
     assert len(rates) == len(list(model.network.parameters()))
     blocks = [rates[id(block.norm1.weight)] for block in model.featurizer.network.blocks]
-    assert [after / before for before, after in zip(blocks, blocks[1:], strict=False)] == [2.0] * (len(blocks) - 1)
+    assert [after / before for before, after in pairwise(blocks)] == [2.0] * (len(blocks) - 1)
     assert rates[id(model.classifier.weight)] == 1.0
     stem = [rates[id(p)] for p in model.featurizer.network.patch_embed.parameters()]
     assert max(stem) == blocks[0] / 2

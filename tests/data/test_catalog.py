@@ -22,6 +22,14 @@ UPSTREAM = {
     "TerraIncognita": ("L100 L38 L43 L46", "terra_incognita", 10, 300),
     "DomainNet": ("clip info paint quick real sketch", "domain_net", 345, 1000),
     "SVIRO": ("aclass escape hilux i3 lexus tesla tiguan tucson x5 zoe", "sviro", 7, 300),
+    "WILDSCamelyon": ("hospital_0 hospital_1 hospital_2 hospital_3 hospital_4", "camelyon17_v1.0", 2, 100),
+    "WILDSFMoW": ("region_0 region_1 region_2 region_3 region_4 region_5", "fmow_v1.1", 62, 100),
+    "SpawriousO2O_easy": ("Test SC_group_1 SC_group_2", "spawrious224", 4, 100),
+    "SpawriousO2O_medium": ("Test SC_group_1 SC_group_2", "spawrious224", 4, 100),
+    "SpawriousO2O_hard": ("Test SC_group_1 SC_group_2", "spawrious224", 4, 100),
+    "SpawriousM2M_easy": ("Test SC_group_1 SC_group_2", "spawrious224", 4, 100),
+    "SpawriousM2M_medium": ("Test SC_group_1 SC_group_2", "spawrious224", 4, 100),
+    "SpawriousM2M_hard": ("Test SC_group_1 SC_group_2", "spawrious224", 4, 100),
 }
 
 

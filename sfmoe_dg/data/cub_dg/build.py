@@ -1,0 +1,257 @@
+"""Making CUB-DG: the pictures, each written whole or not at all, then the table, then the manifest.
+
+``manifest.json`` is written first, with ``complete: false``, and last, with ``complete: true``. A build that was
+interrupted is continued by the same command: files that are there are kept, and the bytes at the end are those of an
+uninterrupted build, because a batch of pictures is always computed as planned, with one thread, whatever is missing of
+it. Floating-point units and library versions differ, so other machines may give other last bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sfmoe_dg.data.cub_dg import FOLDER, MANIFEST, TABLE
+from sfmoe_dg.data.cub_dg.plan import BuildOptions, Plan, make_plan, sha256_of, split_name
+from sfmoe_dg.data.cub_dg.table import BirdTable, read_table, write_table
+from sfmoe_dg.data.cub_dg.work import Task, run_tasks
+from sfmoe_dg.errors import UserError
+from sfmoe_dg.records import read_json, write_atomic
+
+Progress = Callable[[int, int], None]
+"""Called with the number of pictures that are there and the number there will be."""
+
+MAX_GPU_JOBS = 4
+_TEMPORARY = re.compile(r"\..+\.tmp$")  # what records.atomic_file leaves behind when it is killed
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What was done: the folder ``CUB_DG``, pictures made now and in all, and the manifest."""
+
+    folder: Path
+    made: int
+    total: int
+    manifest: dict[str, Any]
+
+
+def build(options: BuildOptions, progress: Progress | None = None) -> BuildReport:
+    """Make ``options.out / "CUB_DG"``, or continue making it.
+
+    Raises:
+        UserError: on inputs that do not fit, a folder that holds something else or another build, a disk that is full
+            or cannot be written to, and processes that die. What is done stays, and the same command continues.
+    """
+    plan = make_plan(options)
+    folder = Path(options.out) / FOLDER
+    manifest = plan.manifest()
+    with _disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with _only_builder(folder):
+            if _open_folder(folder, manifest) and _remove_damaged(folder) == 0 and not _missing(folder, plan):
+                return BuildReport(folder, 0, len(plan.files), read_json(folder / MANIFEST))
+            _write_manifest(folder, {**manifest, "complete": False})
+            made = _make_pictures(folder, plan, options.jobs, progress or (lambda done, total: None))
+            checksums = _check_files(folder, plan)
+            write_table(folder / TABLE, _annotations(plan, checksums))
+            manifest |= {"complete": True, "table": {"file": TABLE, "sha256": sha256_of(folder / TABLE)}}
+            _write_manifest(folder, manifest)
+    return BuildReport(folder, made, len(plan.files), manifest)
+
+
+@contextlib.contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or folder
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what = f"the disk is full, {where} could not be written; free some space"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            what = f"{where} cannot be written ({error.strerror}); check its permissions or choose another --out"
+        else:
+            what = f"{where} could not be written ({error.strerror or error}); check the disk"
+        raise UserError(f"{what}, then give the same command again: it continues where it stopped") from None
+
+
+@contextlib.contextmanager
+def _only_builder(folder: Path) -> Iterator[None]:
+    """Two builders would remove each other's temporary files. The lock is the kernel's, so it dies with the process."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another build is writing to {folder}; wait for it or choose another --out") from None
+        except OSError:
+            pass  # some network file systems cannot lock a folder
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+
+
+def _open_folder(folder: Path, manifest: dict[str, Any]) -> bool:
+    """Refuse a folder that another build or something else has filled; True if this very build is complete."""
+    _remove_temporary(folder)
+    if not (folder / MANIFEST).is_file():
+        found = sorted(path.name for path in folder.iterdir())
+        if found:
+            raise UserError(f"{folder} holds {found[0]} but no {MANIFEST}, so no build made it; choose another --out")
+        return False
+    former = read_json(folder / MANIFEST)
+    if not isinstance(former, dict):
+        raise UserError(f"{folder / MANIFEST} is not a manifest of CUB-DG; choose another --out")
+    planned = json.loads(json.dumps(manifest))
+    # Counts follow from the rest; naming them would hide what the user changed.
+    different = sorted(key for key in planned if key != "counts" and former.get(key) != planned[key])
+    if different:
+        raise UserError(
+            f"{folder} holds a build that differs in {', '.join(different)} (see {MANIFEST} there); delete the folder "
+            "or choose another --out"
+        )
+    return former.get("complete") is True
+
+
+def _remove_temporary(folder: Path) -> None:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if _TEMPORARY.match(name):
+                os.unlink(os.path.join(parent, name))
+
+
+def verify(folder: Path) -> list[str]:
+    """What does not agree with the manifest and the table of a build, one sentence each; empty if all is well.
+
+    Every picture is read, so that a truncated one is found.
+
+    Raises:
+        UserError: if there is no complete build in ``folder``, or its table cannot be read.
+    """
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict) or manifest.get("complete") is not True:
+        raise UserError(f"{folder} is not built to the end; give the command that builds it again")
+    table = read_table(folder / TABLE)
+    problems = []
+    if sha256_of(folder / TABLE) != manifest["table"]["sha256"]:
+        problems.append(f"{TABLE} has changed since it was built")
+    there = {file: digest for file, digest in zip(table.file, table.sha256, strict=True) if (folder / file).is_file()}
+    problems += [f"{file} is missing" for file in table.file if file not in there]
+    now = _checksums(folder / file for file in there)
+    problems += [
+        f"{file} has changed since it was built" for file, new in zip(there, now, strict=True) if new != there[file]
+    ]
+    return problems + [f"{file} is no part of CUB-DG" for file in _extra(folder, set(table.file))]
+
+
+def _remove_damaged(folder: Path) -> int:
+    """Delete pictures of a complete build that have changed since, so that they are made again; their number."""
+    try:
+        table = read_table(folder / TABLE)
+    except UserError:
+        return 1  # the table itself is to be made again
+    there = [(folder / file, digest) for file, digest in zip(table.file, table.sha256, strict=True)]
+    there = [(path, digest) for path, digest in there if path.is_file()]
+    damaged = [
+        path for (path, digest), now in zip(there, _checksums(p for p, _ in there), strict=True) if now != digest
+    ]
+    for path in damaged:
+        path.unlink()
+    return len(damaged)
+
+
+def _extra(folder: Path, expected: set[str]) -> list[str]:
+    """Files in the domains' folders that are not expected there."""
+    found = []
+    for parent, _, names in os.walk(folder):
+        below = Path(parent).relative_to(folder)
+        found += [(below / name).as_posix() for name in names if below.parts]
+    return sorted(set(found) - expected)
+
+
+def _checksums(paths: Iterable[Path]) -> list[str]:
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(sha256_of, paths))
+
+
+def _missing(folder: Path, plan: Plan) -> list[str]:
+    return [file for file in plan.files if not (folder / file).is_file()]
+
+
+def _check_files(folder: Path, plan: Plan) -> list[str]:
+    """Nothing too little and nothing too much lies in the domains' folders; the checksums in the order of the plan."""
+    _remove_temporary(folder)
+    extra = _extra(folder, set(plan.files))
+    if extra:
+        raise UserError(
+            f"{folder / extra[0]} is no part of CUB-DG ({len(extra)} such files); move it away and give the same "
+            "command again"
+        )
+    return _checksums(folder / file for file in plan.files)
+
+
+def _make_pictures(folder: Path, plan: Plan, jobs: int | None, progress: Progress) -> int:
+    """Make what is missing; the number of pictures made."""
+    missing = set(_missing(folder, plan))
+    for parent in {os.path.dirname(file) for file in plan.files}:
+        (folder / parent).mkdir(parents=True, exist_ok=True)
+    tasks = [
+        Task(plan.birds.root / "images", folder, batch, domains, plan.styles, str(plan.device))
+        for batch in plan.batches
+        if (domains := tuple(d for d in plan.domains if any(s.file(d) in missing for s in batch)))
+    ]
+    total = len(plan.files)
+    done = total - sum(task.num_pictures for task in tasks)
+    progress(done, total)
+    for number in run_tasks(tasks, min(jobs or _auto_jobs(plan.device), max(1, len(tasks)))):
+        done += number
+        progress(done, total)
+    return len(missing)
+
+
+def _auto_jobs(device: torch.device) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores if device.type == "cpu" else min(MAX_GPU_JOBS, cores)
+
+
+def _annotations(plan: Plan, checksums: list[str]) -> BirdTable:
+    """One row per image and domain, by image, then by domain: the same picture geometry in every domain."""
+    birds, sources, domains = plan.birds, plan.sources, plan.domains
+    rows = np.repeat([source.row for source in sources], len(domains))
+    each = [source for source in sources for _ in domains]
+    return BirdTable(
+        file=plan.files,
+        sha256=checksums,
+        domain=list(domains) * len(sources),
+        class_name=[birds.classes[birds.labels[row]] for row in rows],
+        name=[source.name for source in each],
+        image_id=birds.ids[rows],
+        split=[split_name(birds, row) for row in rows],
+        size=np.array([source.placement.size for source in each]),
+        box=np.stack([source.placement.boxes(birds.boxes[source.row]) for source in each]),
+        parts=np.stack([source.placement.parts(birds.parts[source.row]) for source in each]),
+        present=birds.attributes.present[rows],
+        certainty=birds.attributes.certainty[rows],
+        attribute_source=[birds.attributes.source] * len(rows),
+        part_names=birds.part_names,
+        attribute_names=birds.attributes.names,
+    )

@@ -1,0 +1,119 @@
+"""Pictures made by several processes, one thread each, every file written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from multiprocessing import connection, get_context, parent_process
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sfmoe_dg.data.cub_dg import NATURAL
+from sfmoe_dg.data.cub_dg.pictures import encode_jpeg, load_picture
+from sfmoe_dg.data.cub_dg.plan import Source, StyleFile
+from sfmoe_dg.data.style_transfer import TransformerNet, load_style, stylise
+from sfmoe_dg.errors import UserError
+from sfmoe_dg.records import write_atomic
+
+
+@dataclass(frozen=True)
+class Task:
+    """One batch for some domains, to be made by one process."""
+
+    images: Path
+    folder: Path
+    sources: tuple[Source, ...]
+    domains: tuple[str, ...]
+    styles: tuple[StyleFile, ...]
+    device: str
+
+    @property
+    def num_pictures(self) -> int:
+        return len(self.sources) * len(self.domains)
+
+
+def run_tasks(tasks: Sequence[Task], jobs: int) -> Iterator[int]:
+    """The number of pictures of each task, as they end; in this process if ``jobs`` is 1.
+
+    Raises:
+        UserError: if a picture cannot be made or a process dies.
+        OSError: if a file cannot be written.
+    """
+    if jobs == 1:
+        with _one_thread():
+            yield from map(_make, tasks)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_prepare_process) as pool:
+        futures = [pool.submit(_make, task) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool:
+            raise UserError(
+                "a process that made pictures died, most likely for lack of memory; give fewer --jobs and the same "
+                "command again: it continues where it stopped"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums are split among threads, and so their last bits would depend on the number of cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _prepare_process() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's business
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed build must not leave processes behind that wait for tasks for ever."""
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+@lru_cache(maxsize=16)
+def _network(path: Path, sha256: str, device: str) -> TransformerNet:
+    """Loaded once per process; the checksum is there to tell a file from one that took its place."""
+    return load_style(path, device).network
+
+
+def _make(task: Task) -> int:
+    """Make the pictures of one task and return their number.
+
+    The whole batch is computed whatever is missing of it: with fewer pictures in it, a GPU may round differently.
+    """
+    pictures = np.stack([load_picture(task.images / source.path, source.placement) for source in task.sources])
+    styles = {style.domain: style for style in task.styles}
+    for domain in task.domains:
+        if domain == NATURAL:
+            contents = map(partial(_natural, task), task.sources, pictures)
+        else:
+            style = styles[domain]
+            contents = map(encode_jpeg, stylise(_network(style.path, style.sha256, task.device), pictures))
+        for source, content in zip(task.sources, contents, strict=True):
+            write_atomic(task.folder / source.file(domain), content)
+    return task.num_pictures
+
+
+def _natural(task: Task, source: Source, picture: np.ndarray) -> bytes:
+    return (task.images / source.path).read_bytes() if source.is_copied else encode_jpeg(picture)
