@@ -157,6 +157,9 @@ def layer_steps(args: argparse.Namespace, top_k: int) -> dict[str, Step]:
             "loop, index_select + index_add": stepper(other(index_add), x, [layer]),
             "F.grouped_mm": stepper(other(grouped), x, [layer]),
             "padded to the fullest, bmm": stepper(other(padded), x, [layer]),
+        }
+    if not args.ours_only and args.experts <= 8:  # with more experts these take minutes, and nobody would choose them
+        steps |= {
             "one-hot einsum per image (drops)": stepper(
                 other(lambda m, x, r: einsum(m, x, r, args.tokens)), x, [layer]
             ),
@@ -210,6 +213,35 @@ def bench_models(args: argparse.Namespace) -> None:
         print(f"| {name} | {ratio:.3f} | {macs:.3f} | {ratio / macs:.3f} |")
 
 
+def bench_conditional(args: argparse.Namespace) -> None:
+    """Whole training steps of conditional MoEs whose experts are merged, over the dense model."""
+    x = torch.randn(args.images, 3, 224, 224)
+    domains = torch.arange(args.images) * 3 // args.images
+    dense = timm.create_model("cond_moe_small_patch16_224", moe_layers=(), num_classes=7)
+    task = timm.create_model("cond_moe_small_patch16_224", routing_level="task", num_domains=3, num_classes=7)
+    modality = timm.create_model("cond_moe_small_patch16_224", routing_level="modality", num_classes=7)
+    passes = {
+        "dense": (dense, {}),
+        "one route for all images (mean of three domains)": (task, {}),
+        "one route per domain, three domains": (task, {"domains": domains}),
+        "two routes in every image (CLS, patches)": (modality, {}),
+    }
+    steps: dict[str, Step] = {}
+    for name, (model, known) in passes.items():
+
+        def step(model: nn.Module = model, known: dict[str, Tensor] = known) -> None:
+            model.zero_grad(set_to_none=True)
+            y, losses = model.forward_with_losses(x, **known)  # type: ignore[operator]
+            (y.square().mean() + sum(losses.values())).backward()
+
+        steps[name] = step
+    times = median_times(steps, args)
+    print(f"\n### Whole step: CondMoE-S/16 with merged experts, {args.images} images\n")
+    print("| routes | step over dense |\n|---|---|")
+    for name in list(steps)[1:]:
+        print(f"| {name} | {times[name] / times['dense']:.3f} |")
+
+
 def macs_ratio(
     sparse: int, top_k: int, width: int = 384, tokens: int = 197, depth: int = 12, experts: int = 6
 ) -> float:
@@ -256,6 +288,7 @@ def main() -> None:
     bench_layers(args)
     if args.models:
         bench_models(args)
+        bench_conditional(args)
     if args.load:
         bench_load(args)
 

@@ -26,7 +26,14 @@ def save_model(path: Path, algorithm: Algorithm, args: dict[str, Any]) -> None:
         "model_dict": state,
     }
     with atomic_file(path) as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except (OSError, RuntimeError) as error:
+            # torch may hide the file system's own error (a full disk) behind one about its archive; both lack the name.
+            cause = error if isinstance(error, OSError) else error.__context__
+            if isinstance(cause, OSError):
+                raise OSError(cause.errno, cause.strerror, str(path)) from None
+            raise
 
 
 def load_model(run_folder: str | Path) -> Algorithm:

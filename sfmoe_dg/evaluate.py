@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sfmoe_dg.algorithms.base import Algorithm
@@ -29,6 +30,33 @@ def evaluate(algorithm: Algorithm, loader: EvalLoader, splits: Sequence[DomainSp
     results |= {f"env{i}_out_acc": _mean(correct[i][split.out]) for i, split in enumerate(splits)}
     with_uda = [(i, split) for i, split in enumerate(splits) if len(split.uda)]
     return results | {f"env{n}_uda_acc": _mean(correct[i][split.uda]) for n, (i, split) in enumerate(with_uda)}
+
+
+def validation_loss(algorithm: Algorithm, loader: EvalLoader, step: int) -> float:
+    """The mean over the loader's domains of the mean cross-entropy of ``validation_logits``."""
+
+    def losses(x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(algorithm.validation_logits(x).float(), y, reduction="none")
+
+    return _mean_over_domains(algorithm, loader, step, losses)
+
+
+def validation_accuracy(algorithm: Algorithm, loader: EvalLoader, step: int) -> float:
+    """The mean over the loader's domains of the accuracy of ``predict``."""
+    return _mean_over_domains(algorithm, loader, step, lambda x, y: is_correct(algorithm.predict(x), y))
+
+
+def _mean_over_domains(
+    algorithm: Algorithm, loader: EvalLoader, step: int, measure: Callable[[Tensor, Tensor], Tensor]
+) -> float:
+    """Of a number per image [B]. The algorithm is left in training mode."""
+    measured: dict[int, list[np.ndarray]] = {}
+    algorithm.eval()
+    with torch.inference_mode(), algorithm.precision.autocast():
+        for batch in loader.batches(step):
+            measured.setdefault(batch.env, []).append(measure(batch.x, batch.y).cpu().numpy())
+    algorithm.train()
+    return float(np.mean([np.concatenate(values).mean() for values in measured.values()]))
 
 
 def is_correct(logits: Tensor, labels: Tensor) -> Tensor:

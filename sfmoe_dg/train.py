@@ -8,6 +8,7 @@ import platform
 import socket
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -207,15 +208,15 @@ def _make_loaders(
     transforms = [augmented if i in evaluated_augmented else clean for i in range(len(dataset))]
     validation_loader = None
     if algorithm.needs_validation_loss:
-        out_splits = [_only_out(split, i in train_envs) for i, split in enumerate(splits)]
-        validation_loader = make_eval_loader(out_splits, [clean] * len(dataset))
+        validation_loader = make_eval_loader(only_validation(splits, train_envs), [clean] * len(dataset))
     return train_loader, make_eval_loader(splits, transforms), validation_loader
 
 
-def _only_out(split: DomainSplit, trained_on: bool) -> DomainSplit:
-    """The out-split of a domain that is trained on, and nothing of any other."""
-    nothing = split.out[:0]
-    return DomainSplit(in_=nothing, out=split.out if trained_on else nothing, uda=nothing)
+def only_validation(splits: Sequence[DomainSplit], train_envs: Sequence[int]) -> list[DomainSplit]:
+    """The out-splits of the domains that are trained on, and nothing else."""
+    nothing = splits[0].out[:0]
+    kept = [split.out if i in train_envs else nothing for i, split in enumerate(splits)]
+    return [DomainSplit(in_=nothing, out=out, uda=nothing) for out in kept]
 
 
 def pick_device(name: str) -> torch.device:

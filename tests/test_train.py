@@ -1,6 +1,8 @@
 """A whole run: its files, its records, and what stays the same."""
 
 import json
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from PIL import Image
 
 import sfmoe_dg.train as training
+from sfmoe_dg import checkpoint
 from sfmoe_dg.checkpoint import load_model
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.run import Options, RunSpec
@@ -138,6 +141,20 @@ def test_checkpoints_are_kept_when_asked_for_and_skipped_when_not(tmp_path):
     assert {p.name for p in (tmp_path / "all").glob("*.pkl")} == {"model.pkl", "model_step0.pkl", "model_step2.pkl"}
     train(RunSpec(**FAST, skip_model_save=True, save_model_every_checkpoint=True), tmp_path / "none", CPU)
     assert not list((tmp_path / "none").glob("*.pkl"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
+def test_a_full_disk_is_said_as_such(tmp_path, monkeypatch):
+    setup = prepare(RunSpec(**FAST), CPU)
+
+    @contextmanager
+    def full_disk(path):
+        with open("/dev/full", "wb", buffering=0) as file:
+            yield file
+
+    monkeypatch.setattr(checkpoint, "atomic_file", full_disk)
+    with pytest.raises(OSError, match=r"No space left on device: '.*model\.pkl'"):
+        checkpoint.save_model(tmp_path / "model.pkl", setup.algorithm, {})
 
 
 def test_options_are_recorded_only_where_they_differ(tmp_path):

@@ -27,10 +27,15 @@ class CORAL(ERM):
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
         return super().hparam_table(dataset) | {"mmd_gamma": Hparam(1.0, log10_uniform(-1, 1))}
 
+    @staticmethod
+    def distance(a: Tensor, b: Tensor) -> Tensor:
+        """Between the features of two domains, [N, D] and [M, D]."""
+        return moment_distance(a, b)
+
     def objective(self, forward: Forward) -> tuple[Tensor, dict[str, Tensor]]:
         risks = [F.cross_entropy(z, y) for z, y in zip(forward.logits, forward.labels, strict=True)]
         risk = torch.stack(risks).mean()
-        penalties = [moment_distance(a, b) for a, b in combinations(forward.features, 2)]
+        penalties = [self.distance(a, b) for a, b in combinations(forward.features, 2)]
         penalty = torch.stack(penalties).mean() if penalties else risk.new_zeros(())
         return risk + self.hparams["mmd_gamma"] * penalty, {"penalty": penalty}
 

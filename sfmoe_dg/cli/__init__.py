@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from sfmoe_dg import __version__
-from sfmoe_dg.cli import collect, convert_vmoe, list_names, status, sweep, top_hparams, train
+from sfmoe_dg.cli import collect, convert_vmoe, diwa, list_names, status, sweep, top_hparams, train
 from sfmoe_dg.errors import UserError
 
 COMMANDS = {
@@ -20,6 +20,7 @@ COMMANDS = {
     "status": status,
     "collect": collect,
     "top-hparams": top_hparams,
+    "diwa": diwa,
     "convert-vmoe": convert_vmoe,
     "list": list_names,
 }

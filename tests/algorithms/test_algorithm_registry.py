@@ -5,7 +5,7 @@ import pytest
 import sfmoe_dg.algorithms as package
 from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
 
-SHARED = {"optimisation", "__init__", "base", "common_hparams"}
+SHARED = {"__init__", "annealing", "base", "common_hparams", "gradient_masks", "gradients", "kernels", "optimisation"}
 NAMES = list(ALGORITHMS)
 
 

@@ -1,0 +1,52 @@
+"""What the objectives share whose penalty sets in after a number of updates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from sfmoe_dg.algorithms.base import Minibatches
+from sfmoe_dg.algorithms.erm import ERM
+
+
+class AnnealedERM(ERM):
+    """ERM that counts its updates, and starts with a fresh optimiser when a penalty sets in.
+
+    The gradients jump at that update, and Adam's running moments would still be those of the old ones. The count is a
+    buffer, so that a model that was saved and loaded goes on where it was.
+    """
+
+    anneal_hparams: ClassVar[tuple[str, ...]] = ()
+    """Names of the hyper-parameters that say after how many updates a penalty sets in."""
+    restart_lr_hparam: ClassVar[str] = "lr"
+    """Name of the learning rate of the fresh optimiser."""
+    update_count: Tensor
+
+    def __init__(
+        self, input_shape: tuple[int, ...], num_classes: int, num_domains: int, hparams: dict[str, Any]
+    ) -> None:
+        super().__init__(input_shape, num_classes, num_domains, hparams)
+        self.register_buffer("update_count", torch.tensor([0]))
+
+    def annealed(self, name: str) -> bool:
+        """Whether the penalty whose onset is ``hparams[name]`` is at work in this update."""
+        return self.update_count.item() >= self.hparams[name]
+
+    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
+        forward = self.forward_domains(minibatches)
+        loss, logged = self.objective(forward)
+        if any(self.update_count.item() == self.hparams[name] for name in self.anneal_hparams):
+            self._restart()
+        self.update_count += 1
+        return self.step(self.optimizer, loss, forward.routing_losses, **logged)
+
+    def _restart(self) -> None:
+        self.optimizer = self.adam(self.network.parameters())
+        ratio = self.hparams[self.restart_lr_hparam] / self.hparams["lr"]
+        for group in self.optimizer.param_groups:
+            # The first rate is what the schedule multiplies.
+            group["initial_lr"] *= ratio
+            group["lr"] *= ratio

@@ -1,0 +1,43 @@
+"""CausIRL_CORAL: align mixtures of the domains by the moments of their features."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sfmoe_dg.algorithms.base import Forward
+from sfmoe_dg.algorithms.coral import moment_distance
+from sfmoe_dg.algorithms.erm import ERM
+from sfmoe_dg.algorithms.irm import mean_risk
+from sfmoe_dg.hparams import Hparam, log10_uniform
+
+
+class CausIRL_CORAL(ERM):
+    """ERM plus ``mmd_gamma`` times CORAL's distance between two random mixtures of the domains.
+
+    Every minibatch is cut at a random place; what lies before the cuts is one mixture, what lies behind them the
+    other. The penalty is left out where a mixture has fewer than two images. Follows DomainBed, except that a distance
+    that is not a number stays one and shows in the records, where upstream makes it zero.
+    """
+
+    paper = "Chevalley et al., Invariant Causal Mechanisms through Distribution Matching, 2022"
+    one_pass = False
+
+    @classmethod
+    def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
+        return super().hparam_table(dataset) | {"mmd_gamma": Hparam(1.0, log10_uniform(-1, 1))}
+
+    @staticmethod
+    def distance(a: Tensor, b: Tensor) -> Tensor:
+        """Between the features of two mixtures, [N, D] and [M, D]."""
+        return moment_distance(a, b)
+
+    def objective(self, forward: Forward) -> tuple[Tensor, dict[str, Tensor]]:
+        risk = mean_risk(forward)
+        cuts = [int(np.random.randint(0, len(features))) for features in forward.features]
+        first = torch.cat([features[:cut] for features, cut in zip(forward.features, cuts, strict=True)])
+        second = torch.cat([features[cut:] for features, cut in zip(forward.features, cuts, strict=True)])
+        enough = min(len(first), len(second)) > 1
+        penalty = self.distance(first, second) if enough else risk.new_zeros(())
+        return risk + self.hparams["mmd_gamma"] * penalty, {"nll": risk, "penalty": penalty}

@@ -1,0 +1,88 @@
+"""Helpers for objectives that make their own gradients or run the network several times within one update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sfmoe_dg.algorithms.base import Algorithm, Precision
+from sfmoe_dg.errors import UserError
+
+
+def trainable(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters that gradients can be taken of; some backbones freeze part of theirs."""
+    return [p for p in module.parameters() if p.requires_grad]
+
+
+def run_domain(network: nn.Sequential, x: Tensor, domain: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits and routing losses of images ``x`` of one training domain under ``network = (featurizer, classifier)``."""
+    featurizer: Any = network[0]
+    features, losses = featurizer.forward_with_losses(x, torch.full((len(x),), domain, device=x.device))
+    return network[1](features), losses
+
+
+def gradients(
+    loss: Tensor,
+    parameters: Sequence[nn.Parameter],
+    precision: Precision,
+    *,
+    retain_graph: bool = False,
+    create_graph: bool = False,
+) -> list[Tensor]:
+    """Gradients of ``loss``, zero where a parameter has no part in it.
+
+    The loss is scaled on the way back, as float16 needs, and the gradients are scaled down again: what compares or
+    combines them sees their true size.
+    """
+    scaled = torch.autograd.grad(
+        precision.scaler.scale(loss),
+        parameters,
+        retain_graph=retain_graph or create_graph,
+        create_graph=create_graph,
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    scale = precision.scaler.get_scale()
+    return list(scaled) if scale == 1 else [gradient / scale for gradient in scaled]
+
+
+def step_along(
+    algorithm: Algorithm,
+    optimizer: torch.optim.Optimizer,
+    parameters: Sequence[nn.Parameter],
+    directions: Sequence[Tensor],
+) -> None:
+    """One optimiser step with ``directions`` in the place of the gradients; skipped by float16 if one overflowed."""
+    optimizer.zero_grad()
+    scale = algorithm.precision.scaler.get_scale()
+    for parameter, direction in zip(parameters, directions, strict=True):
+        parameter.grad = direction if scale == 1 else direction * scale
+    algorithm.take_steps(optimizer)
+
+
+def weights_changed() -> None:
+    """To be called between a step and the next forward pass of the same update.
+
+    Autocast keeps the half-precision copies of the weights for as long as it is entered, which is the whole update: a
+    second pass would run on the old weights.
+    """
+    torch.clear_autocast_cache()
+
+
+def in_full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """No autocast on the device of ``x``, for arithmetic in which small differences of large numbers matter."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def require_batch_of_two(hparams: dict[str, Any], reason: str, where: str) -> None:
+    """Refuse minibatches of one image.
+
+    Raises:
+        UserError: saying why the objective needs more.
+    """
+    if hparams["batch_size"] < 2:
+        raise UserError(f"hyper-parameter 'batch_size' in {where} is {hparams['batch_size']!r}; {reason}")

@@ -1,0 +1,210 @@
+"""DiWA: one model from the mean weights of a sweep's runs.
+
+Source: Ramé et al., Diverse Weight Averaging for Out-of-Distribution Generalization, 2022; the restricted selection is
+the greedy soup of Wortsman et al., Model Soups, 2022. Averaging takes for granted that runs start from the same
+weights. Backbones do where they are pre-trained; classifiers, which the paper fits by linear probing before the sweep,
+are drawn by every run's seed, so that a sweep of LPFT comes closer to the paper than one of ERM. Experts are brought
+into the same order first, see :func:`sfmoe_dg.models.matching.match_experts`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sfmoe_dg.algorithms.base import Algorithm
+from sfmoe_dg.checkpoint import MODEL_FILE, load_model, save_model
+from sfmoe_dg.data.loaders import EvalLoader
+from sfmoe_dg.data.transforms import ImageTransform
+from sfmoe_dg.errors import UserError
+from sfmoe_dg.evaluate import evaluate, validation_accuracy
+from sfmoe_dg.models.matching import match_experts
+from sfmoe_dg.records import RESULTS, Record, append_record, load_records, write_atomic
+from sfmoe_dg.run import RunSpec, make_options
+from sfmoe_dg.selection import num_domains
+from sfmoe_dg.train import Execution, Setup, describe, only_validation, prepare
+from sfmoe_dg.weight_average import RunningMean, move_towards, tensors
+
+SOUPS = ("restricted", "uniform")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A finished run whose model is there; ``val_acc`` and ``record`` are of its last step, like the model."""
+
+    folder: Path
+    val_acc: float
+    record: Record
+
+
+@dataclass(frozen=True)
+class Soup:
+    """A mean model, the runs that are in it, and its record."""
+
+    algorithm: Algorithm
+    members: tuple[Member, ...]
+    record: Record
+
+
+def find_members(
+    input_dir: str | Path, dataset: str, algorithm: str, test_env: int, trial_seed: int
+) -> tuple[list[Member], list[str]]:
+    """The runs to average, from the highest accuracy on the training domains' out-splits down, and what was left out.
+
+    Raises:
+        UserError: if there are none.
+    """
+    load_records(input_dir)  # says what is wrong with a folder that has no records at all
+    wanted = {"dataset": dataset, "algorithm": algorithm, "test_envs": [test_env], "trial_seed": trial_seed}
+    found, left_out = [], []
+    for path in sorted(Path(input_dir).glob(f"*/{RESULTS}")):
+        record = _last_record(path)
+        if record is None or any(record["args"].get(name) != value for name, value in wanted.items()):
+            continue
+        missing = [name for name in ("done", MODEL_FILE) if not (path.parent / name).is_file()]
+        if missing:
+            left_out.append(f"{path.parent} has no {' and no '.join(missing)}; it is left out")
+            continue
+        accs = [record[f"env{i}_out_acc"] for i in range(num_domains(record)) if i != test_env]
+        found.append(Member(path.parent, float(np.mean(accs)), record))
+    if not found:
+        described = ", ".join(f"{name} {value}" for name, value in wanted.items())
+        reason = left_out[0] if left_out else "see sfmoe-dg status"
+        raise UserError(f"no finished run with a model in {input_dir} of {described}: {reason}")
+    return sorted(found, key=lambda member: -member.val_acc), left_out
+
+
+def _last_record(path: Path) -> Record | None:
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        return json.loads(lines[-1]) if lines else None
+    except json.JSONDecodeError:
+        return None
+
+
+def make_soup(
+    members: Sequence[Member],
+    kind: str,
+    output_dir: str | Path,
+    execution: Execution | None = None,
+    data_dir: str | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Soup:
+    """Average models, evaluate the result and write it as a run's folder.
+
+    Args:
+        members: of :func:`find_members`.
+        kind: 'uniform' takes all; 'restricted' goes through them from the best down and keeps each with which the
+            mean's accuracy on the training domains' out-splits does not fall.
+        data_dir: where the images are now, if not where the runs found them.
+        tell: called with a line for every model tried.
+
+    Raises:
+        UserError: if models do not fit together, or the folder holds a finished run.
+    """
+    folder = Path(output_dir)
+    if (folder / "done").exists():
+        raise UserError(f"{folder} holds a finished run; choose another --output_dir")
+    setup = prepare(_spec(members[0].record, data_dir), execution)
+    try:
+        algorithm, chosen = _restricted(setup, members, tell) if kind == "restricted" else _uniform(setup, members)
+        setup = replace(setup, algorithm=algorithm)
+        record = _record(setup, chosen, kind, str(output_dir))
+    finally:
+        setup.close()
+    folder.mkdir(parents=True, exist_ok=True)
+    about = describe(setup) | {"soup": [str(member.folder) for member in chosen]}
+    write_atomic(folder / "run.json", json.dumps(about, indent=1, sort_keys=True) + "\n")
+    append_record(folder / RESULTS, record)
+    save_model(folder / MODEL_FILE, algorithm, members[0].record["args"] | {"output_dir": str(output_dir)})
+    write_atomic(folder / "done", "done")
+    return Soup(algorithm, tuple(chosen), record)
+
+
+def _spec(record: Record, data_dir: str | None) -> RunSpec:
+    """The run again, with its hyper-parameters spelt out; its weights come from its model."""
+    values = {name: value for name, value in record["args"].items() if name != "output_dir"}
+    values["test_envs"] = tuple(values["test_envs"])
+    values["hparams"] = json.dumps(record["hparams"] | {"pretrained": False})
+    values["hparams_seed"] = 0
+    if data_dir is not None:
+        values["data_dir"] = data_dir
+    return RunSpec(**values, options=make_options(record.get("options", {}), "the run's record"))
+
+
+class _Pot:
+    """A running mean of models, poured into one algorithm."""
+
+    def __init__(self, setup: Setup, first: Member) -> None:
+        self._device = setup.device
+        self._first, self._reference = first, load_model(first.folder)
+        self.algorithm = load_model(first.folder).to(setup.device)
+        self.algorithm.precision = setup.algorithm.precision
+        self.mean = RunningMean()
+
+    def with_member(self, member: Member) -> RunningMean:
+        """The mean if this one joined; the pot's own mean stays."""
+        model = load_model(member.folder)
+        own, wanted = tensors(model), tensors(self._reference)
+        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in wanted.items()}:
+            raise UserError(f"the models of {member.folder} and {self._first.folder} differ in shape: no mean of both")
+        match_experts(model, self._reference)
+        mean = self.mean.copy()
+        mean.add(own)
+        return mean
+
+    def pour(self, mean: RunningMean) -> Algorithm:
+        assert mean.state is not None
+        move_towards(tensors(self.algorithm), mean.state, 1.0)
+        return self.algorithm
+
+
+def _uniform(setup: Setup, members: Sequence[Member]) -> tuple[Algorithm, list[Member]]:
+    pot = _Pot(setup, members[0])
+    for member in members:
+        pot.mean = pot.with_member(member)
+    return pot.pour(pot.mean), list(members)
+
+
+def _restricted(setup: Setup, members: Sequence[Member], tell: Callable[[str], None]) -> tuple[Algorithm, list[Member]]:
+    pot, chosen, best = _Pot(setup, members[0]), list[Member](), -np.inf
+    loader = _validation_loader(setup)
+    try:
+        for member in members:
+            mean = pot.with_member(member)
+            accuracy = validation_accuracy(pot.pour(mean), loader, 0)
+            kept = accuracy >= best
+            if kept:
+                pot.mean, best = mean, accuracy
+                chosen.append(member)
+            alone = f"{100 * member.val_acc:.2f} alone"
+            tell(f"{'kept' if kept else 'left'} {member.folder.name}: {alone}, mean {100 * accuracy:.2f}")
+    finally:
+        loader.close()
+    return pot.pour(pot.mean), chosen
+
+
+def _validation_loader(setup: Setup) -> EvalLoader:
+    """The training domains' out-splits without augmentation."""
+    dataset, spec = setup.dataset, setup.spec
+    train_envs = [i for i in range(len(dataset)) if i not in spec.test_envs]
+    splits = only_validation(setup.splits, train_envs)
+    mean, std = setup.algorithm.normalization
+    clean = ImageTransform(size=dataset.input_shape[-1], mean=mean, std=std)
+    shuffled = setup.algorithm.predicts_in_context
+    return EvalLoader(dataset, splits, [clean] * len(dataset), seed=spec.seed, shuffled=shuffled, device=setup.device)
+
+
+def _record(setup: Setup, chosen: Sequence[Member], kind: str, output_dir: str) -> Record:
+    best = chosen[0].record
+    step = max(member.record["step"] for member in chosen)
+    args = best["args"] | {"algorithm": f"DiWA({best['args']['algorithm']})", "output_dir": output_dir}
+    args |= {"hparams_seed": 0, "hparams": None}
+    record: Record = {"step": step, "epoch": step / setup.steps_per_epoch, "soup_size": len(chosen)}
+    record |= evaluate(setup.algorithm.eval(), setup.eval_loader, setup.splits, step)
+    record |= {"args": args, "hparams": {"soup": kind, "num_runs": len(chosen)}}
+    return record | ({"options": best["options"]} if best.get("options") else {})

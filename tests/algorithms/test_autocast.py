@@ -1,0 +1,45 @@
+"""Penalties that set in late, and updates of several passes, under bf16 autocast.
+
+That every objective trains on every backbone under autocast from its first update is in ``test_objectives.py``.
+"""
+
+import numpy as np
+import pytest
+import torch
+from test_objectives import make, minibatches
+
+from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
+from sfmoe_dg.algorithms.base import Precision
+
+
+def onsets(name):
+    """The hyper-parameters that say after how many updates a penalty sets in."""
+    return [key for key in default_hparams(name, "StyledDigits") if key.endswith("_iters") or key == "iters"]
+
+
+@pytest.mark.parametrize("backbone", ["mnist_cnn", "sf_moe_tiny_32"])
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if onsets(name)])
+def test_penalties_at_work_are_finite(name, backbone):
+    model = make(name, backbone, **dict.fromkeys(onsets(name), 0))
+    model.precision = Precision("bf16", "cpu")
+    for _ in range(2):
+        with model.precision.autocast():
+            values = model.update(minibatches())
+    assert np.isfinite(list(values.values())).all()
+    for key, value in model.state_dict().items():
+        assert torch.isfinite(value).all(), key
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["Fish", "MLDG"])
+def test_passes_after_a_step_see_the_new_weights(name):
+    """Autocast keeps copies of the weights; with stale ones these updates would end far from full precision's."""
+    ends = {}
+    for precision in ("fp32", "bf16"):
+        overrides = {"meta_lr": 1.0} if name == "Fish" else {"n_meta_test": 1, "mldg_beta": 100.0}
+        model = make(name, "mnist_cnn", lr=0.05, **overrides)
+        model.precision = Precision(precision, "cpu")
+        torch.manual_seed(0)
+        with model.precision.autocast():
+            ends[precision] = model.update(minibatches())["loss"]
+    assert ends["bf16"] == pytest.approx(ends["fp32"], rel=0.05)
