@@ -55,7 +55,14 @@ class Precision:
         self.scaler = torch.amp.GradScaler(device_type, enabled=name == "fp16")
 
     def autocast(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self.dtype is None else torch.autocast(self.device_type, dtype=self.dtype)
+        """The context of an update or a prediction.
+
+        Without the cache of half-precision weights: it would last for a whole update, and an objective that steps and
+        runs the network again (Fish, MLDG, SAM) would run on the old weights.
+        """
+        if self.dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device_type, dtype=self.dtype, cache_enabled=False)
 
 
 class Algorithm(nn.Module):

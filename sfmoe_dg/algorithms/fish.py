@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sfmoe_dg.algorithms.base import Minibatches
 from sfmoe_dg.algorithms.erm import ERM
-from sfmoe_dg.algorithms.gradients import run_domain, weights_changed
+from sfmoe_dg.algorithms.gradients import run_domain
 from sfmoe_dg.hparams import Hparam, choice
 
 
@@ -34,7 +34,6 @@ class Fish(ERM):
         for domain, (x, y) in enumerate(minibatches):
             logits, losses = run_domain(self.network, x, domain)
             values = self.step(self.optimizer, F.cross_entropy(logits, y), losses)
-            weights_changed()
         self._go_back(start)
         return values
 

@@ -64,15 +64,6 @@ def step_along(
     algorithm.take_steps(optimizer)
 
 
-def weights_changed() -> None:
-    """To be called between a step and the next forward pass of the same update.
-
-    Autocast keeps the half-precision copies of the weights for as long as it is entered, which is the whole update: a
-    second pass would run on the old weights.
-    """
-    torch.clear_autocast_cache()
-
-
 def in_full_precision(x: Tensor) -> AbstractContextManager[Any]:
     """No autocast on the device of ``x``, for arithmetic in which small differences of large numbers matter."""
     return torch.autocast(x.device.type, enabled=False)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sfmoe_dg.algorithms.base import Minibatches
 from sfmoe_dg.algorithms.erm import ERM
-from sfmoe_dg.algorithms.gradients import gradients, run_domain, step_along, trainable, weights_changed
+from sfmoe_dg.algorithms.gradients import gradients, run_domain, step_along, trainable
 from sfmoe_dg.algorithms.mixup import same_length
 from sfmoe_dg.hparams import Hparam, choice, log10_uniform, require_positive
 
@@ -73,7 +73,6 @@ class MLDG(ERM):
         for parameter, gradient in zip(parameters, here, strict=True):
             parameter.grad = gradient.clone()
         self._fresh_optimizer(ahead).step()
-        weights_changed()
         there, values_ahead = self._gradients(ahead, x_j, y_j, j)
         for buffer, seen in zip(self.network.buffers(), ahead.buffers(), strict=True):
             buffer.copy_(seen)
