@@ -7,13 +7,11 @@ import torch
 from torch import Tensor
 
 from sfmoe_dg.algorithms.base import Forward
-from sfmoe_dg.algorithms.coral import moment_distance
-from sfmoe_dg.algorithms.erm import ERM
+from sfmoe_dg.algorithms.coral import CORAL
 from sfmoe_dg.algorithms.irm import mean_risk
-from sfmoe_dg.hparams import Hparam, log10_uniform
 
 
-class CausIRL_CORAL(ERM):
+class CausIRL_CORAL(CORAL):
     """ERM plus ``mmd_gamma`` times CORAL's distance between two random mixtures of the domains.
 
     Every minibatch is cut at a random place; what lies before the cuts is one mixture, what lies behind them the
@@ -22,16 +20,6 @@ class CausIRL_CORAL(ERM):
     """
 
     paper = "Chevalley et al., Invariant Causal Mechanisms through Distribution Matching, 2022"
-    one_pass = False
-
-    @classmethod
-    def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
-        return super().hparam_table(dataset) | {"mmd_gamma": Hparam(1.0, log10_uniform(-1, 1))}
-
-    @staticmethod
-    def distance(a: Tensor, b: Tensor) -> Tensor:
-        """Between the features of two mixtures, [N, D] and [M, D]."""
-        return moment_distance(a, b)
 
     def objective(self, forward: Forward) -> tuple[Tensor, dict[str, Tensor]]:
         risk = mean_risk(forward)

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from sfmoe_dg.algorithms.erm import ERM
 from sfmoe_dg.data.catalog import CATALOG
 from sfmoe_dg.hparams import Hparam, log10_uniform
 
-# Learning rate and weight decay of the June 2022 experiments (SF-MoE reference, Training).
-SETTINGS = {
-    "PACS": (3e-5, 0.0),
-    "VLCS": (1e-5, 1e-6),
-    "OfficeHome": (3e-5, 1e-6),
-    "TerraIncognita": (3e-5, 1e-4),
-    "DomainNet": (3e-5, 0.0),
-    "CUBDG": (5e-5, 0.0),
-}
-
 
 class SFMoE(ERM):
-    """Cross-entropy plus the balance losses of its experts."""
+    """Cross-entropy plus the balance losses of its experts.
+
+    ``settings`` are the learning rates and weight decays of the June 2022 experiments (SF-MoE reference, Training).
+    """
 
     paper = "Li et al., Sparse Fusion Mixture-of-Experts are Domain Generalizable Learners, 2022"
+    backbones: ClassVar[tuple[str, str]] = ("sf_moe_small_patch16_224", "sf_moe_tiny_32")
+    settings: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "PACS": (3e-5, 0.0),
+        "VLCS": (1e-5, 1e-6),
+        "OfficeHome": (3e-5, 1e-6),
+        "TerraIncognita": (3e-5, 1e-4),
+        "DomainNet": (3e-5, 0.0),
+        "CUBDG": (5e-5, 0.0),
+    }
 
     @classmethod
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
         table = super().hparam_table(dataset)
-        table["backbone"] = Hparam(backbone_for(dataset, "sf_moe_small_patch16_224", "sf_moe_tiny_32"))
-        if dataset in SETTINGS:
-            lr, weight_decay = SETTINGS[dataset]
+        table["backbone"] = Hparam(backbone_for(dataset, *cls.backbones))
+        if dataset in cls.settings:
+            lr, weight_decay = cls.settings[dataset]
             table["lr"] = Hparam(lr, log10_uniform(-5, -3.5))
             table["weight_decay"] = Hparam(weight_decay, log10_uniform(-6, -2))
         return table
