@@ -9,7 +9,6 @@ MTL draws. Names with a colon are further settings of the same algorithm. The go
 upstream's ``default_hparams`` and of ``random_hparams`` at seeds 0 to 19: digests of all, and the numbers of two.
 """
 
-
 import numpy as np
 import pytest
 import torch
