@@ -60,6 +60,7 @@ bench: $(STAMP) ## measure speed, as ratios
 	$(BIN)/python bench/moe_layer.py --threads 1 --cpu-time --width 768 --experts 32 $(ARGS)
 	$(BIN)/python bench/tiny_twins.py
 	$(if $(DATA),$(BIN)/python bench/image_folder_steps.py --data_dir '$(DATA)')
+	$(if $(DATA),$(BIN)/python bench/input_path.py --data_dir '$(DATA)')
 
 clean: ## remove the environment, caches and build products; results stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

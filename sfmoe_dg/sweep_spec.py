@@ -31,6 +31,8 @@ class LaunchSettings:
     """CPU threads per run; None divides the machine's cores among the jobs."""
     device: str = "auto"
     num_workers: int | None = None
+    cache_dir: str | None = None
+    """For images = "cached": where decoded images are kept; None: as ``sfmoe-dg train`` chooses."""
 
 
 @dataclass(frozen=True)
@@ -154,12 +156,13 @@ def _make_launch(values: Mapping[str, Any], where: str) -> LaunchSettings:
     for key, value in values.items():
         if key not in known:
             raise unknown("key", key, known, f" in {where}")
-        if key == "device":
-            ok = isinstance(value, str)
+        if key in ("device", "cache_dir"):
+            ok, words = (value is None and key == "cache_dir") or (isinstance(value, str) and value != ""), "a string"
         else:
             ok = value is None or (type(value) is int and value >= (0 if key == "num_workers" else 1))
+            words = "a whole number of at least 1"
         if not ok:
-            raise UserError(f"key {key!r} in {where} is {value!r}; it must be a whole number of at least 1")
+            raise UserError(f"key {key!r} in {where} is {value!r}; it must be {words}")
     return LaunchSettings(**values)
 
 

@@ -21,7 +21,9 @@ from sfmoe_dg import __version__, data
 from sfmoe_dg.algorithms import ALGORITHMS, hparam_table
 from sfmoe_dg.algorithms.base import Algorithm, Precision
 from sfmoe_dg.checkpoint import MODEL_FILE, save_model
+from sfmoe_dg.data.cache import cached
 from sfmoe_dg.data.catalog import facts
+from sfmoe_dg.data.device_augment import TensorTransform
 from sfmoe_dg.data.domains import DomainDataset
 from sfmoe_dg.data.loaders import EvalLoader, TrainLoader
 from sfmoe_dg.data.splits import DomainSplit, check_batch_size, split_domains
@@ -41,6 +43,8 @@ class Execution:
     device: str = "auto"
     num_workers: int | None = None
     eval_batch_size: int = 128
+    cache_dir: str | None = None
+    """The folder of decoded images, for the option images = "cached"."""
 
 
 class Reporter(Protocol):
@@ -125,7 +129,7 @@ def prepare(spec: RunSpec, execution: Execution | None = None) -> Setup:
     hparams = resolve_hparams(spec)
     device = pick_device(execution.device)
     seed_everything(spec.seed)
-    dataset = data.build(spec.dataset, spec.data_dir, on_bad_image=spec.options.on_bad_image)
+    dataset = _open_dataset(spec, execution)
     splits = split_domains(
         dataset,
         spec.test_envs,
@@ -156,6 +160,15 @@ def prepare(spec: RunSpec, execution: Execution | None = None) -> Setup:
     )
 
 
+def _open_dataset(spec: RunSpec, execution: Execution) -> DomainDataset:
+    dataset = data.build(spec.dataset, spec.data_dir, on_bad_image=spec.options.on_bad_image)
+    if spec.options.images != "cached":
+        return dataset
+    if execution.cache_dir is None:
+        raise UserError("--images cached needs --cache_dir, a folder for the decoded images")
+    return cached(dataset, execution.cache_dir)
+
+
 def _build_algorithm(
     spec: RunSpec, dataset: DomainDataset, num_domains: int, hparams: dict[str, Any], device: torch.device
 ) -> Algorithm:
@@ -181,7 +194,8 @@ def _make_loaders(
 ) -> tuple[TrainLoader, EvalLoader, EvalLoader | None]:
     mean, std = algorithm.normalization
     size = dataset.input_shape[-1]
-    clean = ImageTransform(size=size, mean=mean, std=std)
+    transform = TensorTransform if spec.options.images == "cached" else ImageTransform
+    clean = transform(size=size, mean=mean, std=std)
     augmented = replace(clean, augment=bool(algorithm.hparams["data_augmentation"]), crop=facts(spec.dataset).crops)
     evaluated_augmented = train_envs if spec.options.eval_transforms == "train" else []
     train_loader = TrainLoader(

@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from sfmoe_dg.cli.train import cache_folder
     from sfmoe_dg.diwa import find_members, make_soup
     from sfmoe_dg.plugins import load_plugins
     from sfmoe_dg.train import Execution
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     for line in left_out:
         print(line, file=sys.stderr)
     print(f"{len(members)} runs, from {100 * members[0].val_acc:.2f} to {100 * members[-1].val_acc:.2f} on validation")
-    execution = Execution(device=args.device, num_workers=args.num_workers)
+    execution = Execution(args.device, args.num_workers, cache_dir=cache_folder())
     soup = make_soup(members, args.soup, args.output_dir, execution, args.data_dir, print)
     test = soup.record[f"env{args.test_env}_in_acc"]
     print(f"mean of {len(soup.members)} runs: {100 * test:.2f} on domain {args.test_env}; written to {args.output_dir}")

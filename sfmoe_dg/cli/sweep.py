@@ -74,6 +74,8 @@ def _command(run: RunStatus, settings: LaunchSettings, plugins: Sequence[str]) -
     words += ["--device", settings.device]
     if settings.num_workers is not None:
         words += ["--num_workers", str(settings.num_workers)]
+    if settings.cache_dir is not None:
+        words += ["--cache_dir", settings.cache_dir]
     for plugin in plugins:
         words += ["--plugin", plugin]
     return tuple(words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,8 @@ from sfmoe_dg.run import OPTION_CHOICES, TASKS, Options, RunSpec
 
 if TYPE_CHECKING:
     from sfmoe_dg.train import Setup
+
+CACHE_VARIABLE = "SFMOE_DG_CACHE"
 
 EXAMPLE = """example:
   sfmoe-dg train --dataset StyledDigits --algorithm SFMoE --test_envs 3 --steps 300 --output_dir results/one
@@ -41,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     execution = parser.add_argument_group("execution (changes no record)")
     execution.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     execution.add_argument("--num_workers", type=int, help="loader processes, shared by all domains")
+    execution.add_argument(
+        "--cache_dir", metavar="DIR", help=f"for --images cached; default: ${CACHE_VARIABLE}, or ~/.cache/sfmoe_dg"
+    )
     execution.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="module or .py to import")
 
 
@@ -50,6 +56,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--eval_transforms", default="train", choices=OPTION_CHOICES["eval_transforms"])
     group.add_argument("--precision", default="fp32", choices=OPTION_CHOICES["precision"])
     group.add_argument("--on_bad_image", default="error", choices=OPTION_CHOICES["on_bad_image"])
+    group.add_argument("--images", default="files", choices=OPTION_CHOICES["images"], help="cached: decode only once")
     group.add_argument("--hparams_per_trial", default="true", choices=("true", "false"))
 
 
@@ -76,9 +83,15 @@ def make_spec(args: argparse.Namespace) -> RunSpec:
             eval_transforms=args.eval_transforms,
             precision=args.precision,
             on_bad_image=args.on_bad_image,
+            images=args.images,
             hparams_per_trial=args.hparams_per_trial == "true",
         ),
     )
+
+
+def cache_folder(given: str | None = None) -> str:
+    """Where decoded images are kept: as the user says, or the environment, or in the home folder."""
+    return os.path.expanduser(given or os.environ.get(CACHE_VARIABLE) or "~/.cache/sfmoe_dg")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -86,7 +99,9 @@ def run(args: argparse.Namespace) -> int:
     from sfmoe_dg.train import Execution, train
 
     load_plugins(args.plugin)
-    execution = Execution(device=args.device, num_workers=args.num_workers)
+    execution = Execution(args.device, args.num_workers, cache_dir=cache_folder(args.cache_dir))
+    if args.images == "cached":
+        print(f"images from the cache {execution.cache_dir}; those missing there are decoded first", flush=True)
     with ConsoleReporter(Path(args.output_dir)) as reporter:
         train(make_spec(args), args.output_dir, execution, reporter)
     print(f"done: {args.output_dir}")

@@ -8,6 +8,7 @@ The public interface, in the order in which a run uses it::
     from sfmoe_dg import data                                               # no torch until build() is called
     seed_everything(seed)                                                   # first: see below
     dataset = data.build(name, data_dir, on_bad_image="error")              # "error" | "skip" -> DomainDataset
+    dataset = cached(dataset, folder)                                       # data.cache: decoded once, for all runs
     dataset.domains[i].targets                                              # int64 [N], no image decoded
     dataset.domain_names, .labels, .class_names, .num_classes, .input_shape, .skipped, .ignored, .in_memory
 
@@ -19,6 +20,7 @@ The public interface, in the order in which a run uses it::
     from sfmoe_dg.data.transforms import ImageTransform
     clean = ImageTransform(size=224, mean=..., std=...)                     # augment=False: evaluation
     augmented = ImageTransform(size=224, mean=..., std=..., augment=True)   # training
+    # data.device_augment.TensorTransform has the same attributes, for a data set that went through cached()
 
     from sfmoe_dg.data.loaders import EvalLoader, TrainLoader
     train = TrainLoader(dataset, splits, train_envs, batch_size, augmented, seed=seed, num_workers=None,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -114,7 +113,8 @@ class Reader:
             x = domain.batch(request.indices).to(self._device)
         else:
             assert pixels is not None
-            x = self._transforms[request.env].normalize(pixels.to(self._device, non_blocking=True))
+            transform = self._transforms[request.env]
+            x = transform.finish(pixels.to(self._device, non_blocking=True), request.seeds)
         return DomainBatch(request.env, request.indices, x, y)
 
 
@@ -138,30 +138,7 @@ class _Pixels(Dataset[Any]):
         domain, transform = self._domains[request.env], self._transforms[request.env]
         if isinstance(domain, InMemoryDomain):
             return None
-        pixels = []
-        for position, index in enumerate(request.indices.tolist()):
-            image = domain.image(index)
-            assert not isinstance(image, torch.Tensor)  # tensors are InMemoryDomain's
-            if request.seeds is None:
-                pixels.append(transform.pixels(image))
-            else:
-                with _cpu_generator(int(request.seeds[position])):
-                    pixels.append(transform.pixels(image))
-        return torch.stack(pixels)
-
-
-@contextmanager
-def _cpu_generator(seed: int) -> Iterator[None]:
-    """Run with torch's global CPU generator, the one torchvision draws from, seeded, and put it back.
-
-    ``torch.manual_seed`` would seed the GPUs' generators too, and so repeat the dropout of the step before.
-    """
-    state = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(state)
+        return transform.read(domain, request.indices, request.seeds)
 
 
 class _PlanSampler:

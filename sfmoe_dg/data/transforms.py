@@ -7,13 +7,18 @@ torchvision transforms (``Resize`` or ``RandomResizedCrop``, …, ``ToTensor``, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils.data import default_collate
 from torchvision import transforms as tv
+
+from sfmoe_dg.data.domains import Domain
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -40,19 +45,59 @@ class ImageTransform:
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """An RGB picture of any size to uint8 [3, size, size]."""
         array = np.array(_geometry_and_color(self.augment, self.size, self.crop)(image))
-        return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+        return torch.from_numpy(array).permute(2, 0, 1)
+
+    def read(self, domain: Domain, indices: np.ndarray, seeds: np.ndarray | None) -> torch.Tensor:
+        """What a worker does: images of files to uint8 [B, 3, size, size], drawing for each from its own seed.
+
+        Without seeds nothing is drawn (``augment`` is False). The channels are the last dimension in memory, as
+        decoders deliver them: the device turns them round faster.
+        """
+        transform, images = _geometry_and_color(self.augment, self.size, self.crop), []
+        with _same_generator():
+            for position, index in enumerate(indices.tolist()):
+                image = domain.image(index)
+                if seeds is not None:
+                    torch.default_generator.manual_seed(int(seeds[position]))
+                images.append(torch.from_numpy(np.array(transform(image))))
+        return stack_images(images)
+
+    def finish(self, pixels: torch.Tensor, seeds: np.ndarray | None) -> torch.Tensor:
+        """What the device does with ``read``'s result: the model's input, float [B, 3, size, size]."""
+        return self.normalize(pixels)
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 [..., 3, H, W] to the model's input, float of the same shape, on the same device."""
-        mean, std = _per_channel(self.mean, pixels.device), _per_channel(self.std, pixels.device)
-        return pixels.float().div_(255).sub_(mean).div_(std)
+        mean, std = per_channel(self.mean, pixels.device), per_channel(self.std, pixels.device)
+        floats = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+        return floats.div_(255).sub_(mean).div_(std)
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         return self.normalize(self.pixels(image))
 
 
+def stack_images(images: list[torch.Tensor]) -> torch.Tensor:
+    """[H, W, 3] each to [B, 3, H, W] with the channels last in memory; in a worker, directly to shared memory."""
+    pixels: torch.Tensor = default_collate(images)
+    return pixels.permute(0, 3, 1, 2)
+
+
+@contextmanager
+def _same_generator() -> Iterator[None]:
+    """Put torch's global CPU generator, the one torchvision draws from, back afterwards.
+
+    It is seeded inside by its own method: ``torch.manual_seed`` would seed the GPUs' generators too, and so repeat
+    the dropout of the step before.
+    """
+    state = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
 @lru_cache  # copied to the device once, not at every step
-def _per_channel(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+def per_channel(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
     return torch.tensor(values, device=device).view(3, 1, 1)
 
 
