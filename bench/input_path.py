@@ -176,6 +176,8 @@ def contenders(args: argparse.Namespace, cache_dir: str) -> tuple[list[Contender
         Contender("DomainBed's design", Upstream(dataset, [s.in_ for s in splits], train_envs, args.batch_size)),
         Contender("files, on the CPU", ours(dataset, ImageTransform(**augment))),
         Contender("files, the loader", ours(dataset, FilesUnfinished(**augment))),
+        Contender("files as tensors, on the CPU", ours(dataset, TensorTransform(**augment))),
+        Contender("files as tensors, the loader", ours(dataset, CacheUnfinished(**augment))),
         Contender("cache, on the CPU", ours(from_cache, TensorTransform(**augment))),
         Contender("cache, the loader", ours(from_cache, CacheUnfinished(**augment))),
     ]

@@ -35,8 +35,9 @@ class Options:
     on_bad_image: str = "error"
     """'error': an image that does not decode ends the run; 'skip': it is left out, counted and listed."""
     images: str = "files"
-    """'files': decoded and augmented one at a time, as upstream does; 'cached': decoded once and kept at a shorter side
-    of at most 256, augmented as tensors (``docs/input_path.md`` says what that changes)."""
+    """'files': decoded and augmented one at a time, as upstream does; 'tensors': decoded every time, augmented as
+    tensors; 'cached': decoded once and kept at a shorter side of at most 256, augmented as tensors
+    (``docs/input_path.md`` says what that changes)."""
     hparams_per_trial: bool = True
     """Upstream draws other hyper-parameters for every trial; False gives all trials those of trial 0."""
 
@@ -50,7 +51,7 @@ OPTION_CHOICES: dict[str, tuple[Any, ...]] = {
     "eval_transforms": ("train", "eval"),
     "precision": ("fp32", "bf16", "fp16"),
     "on_bad_image": ("error", "skip"),
-    "images": ("files", "cached"),
+    "images": ("files", "tensors", "cached"),
     "hparams_per_trial": (True, False),
 }
 

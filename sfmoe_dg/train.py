@@ -194,7 +194,7 @@ def _make_loaders(
 ) -> tuple[TrainLoader, EvalLoader, EvalLoader | None]:
     mean, std = algorithm.normalization
     size = dataset.input_shape[-1]
-    transform = TensorTransform if spec.options.images == "cached" else ImageTransform
+    transform = ImageTransform if spec.options.images == "files" else TensorTransform
     clean = transform(size=size, mean=mean, std=std)
     augmented = replace(clean, augment=bool(algorithm.hparams["data_augmentation"]), crop=facts(spec.dataset).crops)
     evaluated_augmented = train_envs if spec.options.eval_transforms == "train" else []

@@ -56,7 +56,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--eval_transforms", default="train", choices=OPTION_CHOICES["eval_transforms"])
     group.add_argument("--precision", default="fp32", choices=OPTION_CHOICES["precision"])
     group.add_argument("--on_bad_image", default="error", choices=OPTION_CHOICES["on_bad_image"])
-    group.add_argument("--images", default="files", choices=OPTION_CHOICES["images"], help="cached: decode only once")
+    group.add_argument("--images", default="files", choices=OPTION_CHOICES["images"], help="see docs/input_path.md")
     group.add_argument("--hparams_per_trial", default="true", choices=("true", "false"))
 
 

@@ -37,8 +37,7 @@ class TensorTransform(ImageTransform):
     """``ImageTransform`` for cached domains: the same attributes, the other half of the work on the device."""
 
     def read(self, domain: Domain, indices: np.ndarray, seeds: np.ndarray | None) -> torch.Tensor:
-        assert isinstance(domain, CachedDomain)
-        pictures = [torch.from_numpy(domain.pixels(index)) for index in indices.tolist()]
+        pictures = [torch.from_numpy(_decoded(domain, index)) for index in indices.tolist()]
         sizes = np.array([picture.shape[:2] for picture in pictures])
         boxes = np.concatenate([np.zeros_like(sizes), sizes], axis=1)
         if seeds is not None and self.crop:
@@ -62,6 +61,11 @@ class TensorTransform(ImageTransform):
             x = result[part].copy_(pixels[part]).div_(255)
             result[part] = change(x, changes[part]).sub_(mean).div_(std)
         return result
+
+
+def _decoded(domain: Domain, index: int) -> np.ndarray:
+    """One picture, uint8 [H, W, 3]: from the cache's memory where there is one, else decoded now."""
+    return domain.pixels(index) if isinstance(domain, CachedDomain) else np.array(domain.image(index))
 
 
 def resize(picture: torch.Tensor, size: int) -> torch.Tensor:

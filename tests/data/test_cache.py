@@ -251,6 +251,10 @@ def test_a_run_from_the_cache(tmp_path: Path) -> None:
         records.append(json.loads((tmp_path / name / "results.jsonl").read_text()))
     assert records[0]["options"] == {"images": "cached"}
     assert records[0]["loss"] == records[1]["loss"]
+    as_tensors = RunSpec(**{f: getattr(plain, f) for f in plain.__dict__} | {"options": Options(images="tensors")})
+    train(as_tensors, tmp_path / "tensors", Execution("cpu", 0))
+    record = json.loads((tmp_path / "tensors" / "results.jsonl").read_text())
+    assert record["options"] == {"images": "tensors"}
     with pytest.raises(UserError, match="--images cached needs --cache_dir"):
         train(spec, tmp_path / "without", Execution("cpu", 0))
 

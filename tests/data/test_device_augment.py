@@ -176,6 +176,18 @@ def test_any_number_of_workers_gives_the_same_batches(tiny_folder, tmp_path: Pat
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_files_and_cache_give_the_same_batches_of_small_pictures(tiny_folder, tmp_path: Path) -> None:
+    """The cache keeps pictures as decoded where they are small, so only where the pixels come from differs."""
+    found = []
+    for dataset in (tiny_folder, cached(tiny_folder, tmp_path)):
+        splits = split_domains(dataset, [0])
+        transform = da.TensorTransform(augment=True, size=16)
+        loader = TrainLoader(dataset, splits, [1, 2], 4, transform, seed=3, num_workers=0)
+        found.append([x for batch in loader.batches(0, 3) for x, _ in batch.minibatches])
+        loader.close()
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
 def test_evaluation_does_not_depend_on_the_batches(tiny_folder, tmp_path: Path) -> None:
     dataset = cached(tiny_folder, tmp_path)
     clean, augmented = da.TensorTransform(size=16), da.TensorTransform(size=16, augment=True)
