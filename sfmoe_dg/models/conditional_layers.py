@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.models.conditions import Conditions
 from sfmoe_dg.models.dispatch import Groups, grouped_linear
-from sfmoe_dg.models.moe import LinearExperts, MoE, _compute_dtype
+from sfmoe_dg.models.moe import LinearExperts, MoE, compute_dtype
 from sfmoe_dg.models.routing import Routing, RoutingOptions, full_precision_region, route, top_k_experts
 
 
@@ -43,7 +43,7 @@ class PerToken:
 
     def apply(self, experts: LinearExperts, x: Tensor) -> Tensor:
         """``[B, S, D]`` → ``[B, S, F]``."""
-        x_TD = x.flatten(0, 1).to(_compute_dtype(x))
+        x_TD = x.flatten(0, 1).to(compute_dtype(x))
         y_TF = self.groups.combine(experts(self.groups.gather(x_TD), self.groups), self.routing.gates_TK)
         return y_TF.unflatten(0, x.shape[:2])
 
@@ -59,7 +59,7 @@ class Merged:
         weight_RDF, bias_RF = merge(experts, self.gates_RE)
         if self.conditions.num_routes == 1:
             return F.linear(x, weight_RDF[0].T, None if bias_RF is None else bias_RF[0])
-        groups, dtype = self.conditions.groups, _compute_dtype(x)
+        groups, dtype = self.conditions.groups, compute_dtype(x)
         rows = groups.gather(x.flatten(0, 1).to(dtype))
         bias_RF = None if bias_RF is None else bias_RF.to(dtype)
         y = grouped_linear(rows, weight_RDF.to(dtype), bias_RF, groups)

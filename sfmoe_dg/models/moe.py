@@ -48,7 +48,7 @@ class LinearExperts(nn.Module):
 
     def forward(self, x_RD: Tensor, groups: Groups) -> Tensor:
         """``[R, D]`` → ``[R, F]``, rows sorted by expert as ``groups`` says."""
-        dtype = _compute_dtype(x_RD)
+        dtype = compute_dtype(x_RD)
         bias = None if self.bias is None else self.bias.to(dtype)
         return grouped_linear(x_RD.to(dtype), self.weight.to(dtype), bias, groups)
 
@@ -115,7 +115,7 @@ class MoE(nn.Module):
     def apply_experts(self, x_TD: Tensor, routing: Routing) -> Tensor:
         """The weighted sum of the chosen experts' outputs for a route that is already decided, ``[T, D']``."""
         groups = Groups(routing.experts_TK, routing.kept_TK, self.options.num_experts)
-        y_RD = self.experts(groups.gather(x_TD.to(_compute_dtype(x_TD))), groups)
+        y_RD = self.experts(groups.gather(x_TD.to(compute_dtype(x_TD))), groups)
         return groups.combine(y_RD, routing.gates_TK)
 
     def extra_repr(self) -> str:
@@ -222,7 +222,7 @@ def _some_layers(module: nn.Module) -> list[MoE]:
     return layers
 
 
-def _compute_dtype(x: Tensor) -> torch.dtype:
+def compute_dtype(x: Tensor) -> torch.dtype:
     """What autocast would compute a linear layer in; our GEMMs write into place, where autocast does not look."""
     kind = x.device.type
     if kind != "meta" and torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
