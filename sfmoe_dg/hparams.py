@@ -30,17 +30,29 @@ class Hparam:
     """A default value and how random search draws one (``None``: random search keeps the default).
 
     ``types`` are the JSON types an override may have; left empty, the type of the default decides.
-    ``choices`` restricts overrides to a closed set.
+    ``choices`` restricts overrides to a closed set. ``from_seed`` replaces ``draw`` where the drawing is done by other
+    code, which is given the seed of the whole draw.
     """
 
     default: Any
     draw: Draw | None = None
     types: tuple[type, ...] = ()
     choices: tuple[Any, ...] = ()
+    from_seed: Callable[[int], Any] | None = None
 
     def sample(self, state: np.random.RandomState) -> Any:
-        value = self.default if self.draw is None else self.draw(state)
-        return value.item() if isinstance(value, np.generic) else value
+        return plain(self.default if self.draw is None else self.draw(state))
+
+    def drawn(self, seed: int, name: str) -> Any:
+        """The value of hyper-parameter ``name`` in the draw with this seed."""
+        if self.from_seed is not None:
+            return plain(self.from_seed(seed))
+        return self.sample(np.random.RandomState(seed_hash(seed, name)))
+
+
+def plain(value: Any) -> Any:
+    """The Python number behind one of NumPy's, which JSON does not take."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 HparamTable = Mapping[str, Hparam]
@@ -77,7 +89,7 @@ def default_values(table: HparamTable) -> dict[str, Any]:
 
 def random_values(table: HparamTable, seed: int) -> dict[str, Any]:
     """One random draw of the whole table; equal to DomainBed's for the names that both have."""
-    return {name: hparam.sample(np.random.RandomState(seed_hash(seed, name))) for name, hparam in table.items()}
+    return {name: hparam.drawn(seed, name) for name, hparam in table.items()}
 
 
 def parse_overrides(text: str | None, where: str = "--hparams") -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Third-party modules that register more algorithms, backbones or data sets when they are imported."""
+"""Third-party modules that register more algorithms, backbones or data sets when they are imported.
+
+``domainbed=DIR`` is not a module: it registers the algorithms of a DomainBed checkout.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sfmoe_dg.compat.domainbed import PLUGIN, register_algorithms
 from sfmoe_dg.errors import UserError
 
 
@@ -18,6 +22,9 @@ def load_plugins(plugins: Sequence[str]) -> None:
         UserError: for one that does not exist.
     """
     for plugin in plugins:
+        if plugin.startswith(PLUGIN):
+            register_algorithms(plugin[len(PLUGIN) :])
+            continue
         if not plugin.endswith(".py"):
             try:
                 importlib.import_module(plugin)
