@@ -12,6 +12,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -82,13 +83,25 @@ class MovingAverage(nn.Module):
 
 @dataclass
 class LossValley:
-    """Which stretch of training SWAD averages, from the validation losses at the ends of its segments.
+    """Which segments of training SWAD averages, from the validation losses at their ends.
 
-    The valley starts at the first segment whose loss no one of the next ``n_converge - 1`` undercuts. A segment belongs
-    to it as long as the lowest loss among it and its next ``n_tolerance - 1`` is at most ``1 + tolerance_ratio`` times
-    the mean loss of the first ``n_converge``; the first that does not ends it.
+    The valley starts at the first segment whose loss no one of the next ``n_converge - 1`` undercuts; its threshold is
+    ``1 + tolerance_ratio`` times the mean loss of these ``n_converge``. From then on every evaluation looks at the last
+    ``n_tolerance`` segments, once the oldest of them is not older than the start: it joins the mean, or, if all of
+    their losses are above the threshold, the valley is over. Segments count the same, however many updates they had.
 
-    Source: Cha et al., SWAD: Domain Generalization by Seeking Flat Minima, algorithm 1 (N_s, N_e and r).
+    Source: Cha et al., SWAD: Domain Generalization by Seeking Flat Minima, algorithm 1 (N_s, N_e and r), as in the
+    authors' code (khanrc/swad), from which the published numbers come: same segments, same shares. It does more than
+    the algorithm as printed:
+
+    * When the valley starts, segments before it join too. Of the last ``n_tolerance`` segments it takes those up to the
+      start (up to number ``n_tolerance - n_converge`` if there have been fewer), goes back to the latest of them whose
+      loss is above the threshold, and lets join what comes after, but for the earliest of that. The start and later
+      segments among these join again in their turn.
+    * With ``n_tolerance`` at most ``n_converge``, the start itself is left out unless it is the only one. If it is the
+      first segment of all, it joins once for every evaluation at which it is the oldest.
+    * Training that ends in the valley adds what follows the oldest of the last ``n_tolerance`` segments, up to where
+      only losses above the threshold are left; shortly after the start some of these are in the mean already.
     """
 
     n_converge: int = 3
@@ -96,53 +109,69 @@ class LossValley:
     tolerance_ratio: float = 0.3
     losses: list[float] = field(default_factory=list)
     start: int | None = None
-    """The first segment of the valley."""
-    end: int = 0
-    """The first segment that is not known to belong to it."""
+    """The segment at which the valley starts."""
     threshold: float = float("inf")
     over: bool = False
     """Whether the valley has ended; later segments change nothing."""
     _waiting: dict[int, State] = field(default_factory=dict)
+    """The latest segments by number: as many as the start or the end is looked for in."""
     _accepted: RunningMean = field(default_factory=RunningMean)
 
     def add(self, loss: float, segment: State) -> None:
-        """A segment's validation loss and mean weights; a loss that is not a number counts as infinite."""
+        """A segment's validation loss and mean weights.
+
+        A loss that is not a number counts as infinite; in the authors' code it would start a valley without end.
+        """
         if self.over:
             return
         self._waiting[len(self.losses)] = segment
         self.losses.append(loss if loss == loss else float("inf"))
         if self.start is None:
             self._look_for_start()
-        while self.start is not None and not self.over and self.end + self.n_tolerance <= len(self.losses):
-            self._decide()
+        elif self._oldest >= self.start:
+            self._decide(self.start)
+        outdated = len(self.losses) - max(self.n_converge, self.n_tolerance)
+        self._waiting = {} if self.over else {i: state for i, state in self._waiting.items() if i >= outdated}
+
+    @property
+    def _oldest(self) -> int:
+        """The first of the last ``n_tolerance`` segments."""
+        return max(0, len(self.losses) - self.n_tolerance)
 
     def _look_for_start(self) -> None:
         first = len(self.losses) - self.n_converge
-        if first < 0:
+        if first < 0 or self.losses[first] > min(self.losses[first:]):
             return
-        window = self.losses[first:]
-        if window[0] == min(window):
-            self.start = self.end = first
-            self.threshold = sum(window) / len(window) * (1 + self.tolerance_ratio)
-        else:
-            del self._waiting[first]
+        self.start = first
+        # NumPy's mean, as the authors': a sum rounded otherwise could decide a tie otherwise.
+        self.threshold = float(np.mean(self.losses[first:])) * (1.0 + self.tolerance_ratio)
+        for i in self._known_at_start(first):
+            self._accepted.add(self._waiting[i])
 
-    def _decide(self) -> None:
-        """Whether segment ``end``, all of whose successors are known, belongs to the valley."""
-        if min(self.losses[self.end : self.end + self.n_tolerance]) > self.threshold:
-            self.over = True
-            self._waiting.clear()
-        else:
-            self._accepted.add(self._waiting.pop(self.end))
-            self.end += 1
+    def _known_at_start(self, start: int) -> range:
+        """The segments that belong to the valley when it has just started."""
+        surplus = self.n_tolerance - self.n_converge
+        if surplus <= 0:
+            return range(start + 1, start + 1 - surplus)
+        end = min(self._oldest + surplus + 1, len(self.losses))
+        high = [i for i in range(self._oldest, end) if self.losses[i] > self.threshold]
+        return range(high[-1] + 2 if high else self._oldest + 1, end)
+
+    def _decide(self, start: int) -> None:
+        """Whether the oldest segment that waits belongs to the valley, all of its successors being known."""
+        self.over = min(self.losses[self._oldest :]) > self.threshold
+        if not self.over:
+            self._accepted.add(self._waiting[self._oldest])
+        elif self._accepted.state is None:
+            self._accepted.add(self._waiting[start])
 
     def average(self) -> State | None:
-        """The mean over the valley if training ended now; None before it has started."""
+        """The mean if training ended now; before the valley has started, the latest segment; None before that."""
         if self.start is None:
-            return None
+            return self._waiting.get(len(self.losses) - 1)
         mean = self._accepted.copy()
-        for i in () if self.over else range(self.end, len(self.losses)):
+        for i in () if self.over else range(self._oldest + 1, len(self.losses)):
             if min(self.losses[i:]) > self.threshold:
                 break
             mean.add(self._waiting[i])
-        return mean.state
+        return self._waiting[self.start] if mean.state is None else mean.state

@@ -15,7 +15,7 @@ from sfmoe_dg.algorithms.dann import domain_labels, make_discriminator, takes_di
 from sfmoe_dg.algorithms.erm import make_classifier
 from sfmoe_dg.hparams import Hparam, choice
 from sfmoe_dg.models.backbones import build_backbone
-from sfmoe_dg.models.routing import full_precision, full_precision_region
+from sfmoe_dg.models.routers import full_precision, full_precision_region
 
 
 class ADRMX(Algorithm):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sfmoe_dg.algorithms.base import Minibatches
+from sfmoe_dg.algorithms.base import PARALLEL_MODES, Minibatches
 from sfmoe_dg.algorithms.erm import ERM
 
 
@@ -21,6 +21,7 @@ class AnnealedERM(ERM):
 
     anneal_hparams: ClassVar[tuple[str, ...]] = ()
     """Names of the hyper-parameters that say after how many updates a penalty sets in."""
+    parallel_modes = PARALLEL_MODES
     restart_lr_hparam: ClassVar[str] = "lr"
     """Name of the learning rate of the fresh optimiser."""
     update_count: Tensor

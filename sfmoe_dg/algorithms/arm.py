@@ -25,6 +25,7 @@ class ARM(ERM):
     """
 
     paper = "Zhang et al., Adaptive Risk Minimization: Learning to Adapt to Domain Shift, 2021"
+    needs = "pictures, not vectors"
     predicts_in_context = True
 
     def __init__(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from sfmoe_dg.errors import UserError
 from sfmoe_dg.hparams import Hparam, require_positive
 
 Minibatches = Sequence[tuple[Tensor, Tensor]]
+
+PARALLEL_MODES: tuple[str, ...] = ("ddp", "fsdp", "expert")
+"""How several processes share an update: each with all weights, with a part of every weight, with some experts."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,22 @@ class Forward:
         return torch.cat(self.labels)
 
 
+class Parallel(Protocol):
+    """What an update needs where several processes share it (:mod:`sfmoe_dg.parallel`)."""
+
+    def run(self, images: list[Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """What ``ERM.run_passes`` returns, run such that the gradients of all processes meet."""
+
+    def everyones(self, forward: Forward) -> Forward:
+        """The whole minibatches, of which ``forward`` holds this process's part."""
+
+    def clip_gradients(self, optimizer: torch.optim.Optimizer, max_norm: float) -> None:
+        """:func:`clip_gradients` by the norm over all processes' weights."""
+
+    def adopt(self, optimizer: torch.optim.Optimizer) -> None:
+        """Told of every optimiser that is made while processes share updates."""
+
+
 class Precision:
     """Autocast, and the gradient scaler that float16 needs; 'fp32' does nothing."""
 
@@ -53,6 +72,13 @@ class Precision:
         self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
         self.device_type = device_type
         self.scaler = torch.amp.GradScaler(device_type, enabled=name == "fp16")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What training changes: the scaler's state."""
+        return self.scaler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.scaler.load_state_dict(state)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of an update or a prediction.
@@ -88,6 +114,16 @@ class Algorithm(nn.Module):
     :meth:`validation_logits` on their out-splits, without augmentation, and tells :meth:`validated`."""
     predicts_in_context: ClassVar[bool] = False
     """Whether a prediction depends on the other images of its batch: evaluation then shuffles the images."""
+    parallel_modes: ClassVar[tuple[str, ...]] = ()
+    """The modes of :data:`PARALLEL_MODES` in which several processes can share an update. A class that changes what an
+    update computes starts with none, whatever it inherits, and says for itself."""
+    needs: ClassVar[str] = ""
+    """What it needs that none of the attributes above says, a few words for ``sfmoe-dg list algorithms``."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if vars(cls).keys() & {"update", "objective", "forward_domains"} and "parallel_modes" not in vars(cls):
+            cls.parallel_modes = ()
 
     def __init__(
         self, input_shape: tuple[int, ...], num_classes: int, num_domains: int, hparams: dict[str, Any]
@@ -98,6 +134,7 @@ class Algorithm(nn.Module):
         self.num_domains = num_domains
         self.hparams = hparams
         self.precision = Precision()
+        self.parallel: Parallel | None = None
         self._lr_factor = 1.0
 
     @property
@@ -151,6 +188,8 @@ class Algorithm(nn.Module):
             groups = parameter_groups(groups, self, self.hparams["lr"], layer_decay)
         optimizer = torch.optim.Adam(groups, lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"])
         set_lr_factor(optimizer, self._lr_factor)
+        if self.parallel is not None:
+            self.parallel.adopt(optimizer)
         return optimizer
 
     def schedule(self, step: int, steps: int) -> None:
@@ -184,7 +223,8 @@ class Algorithm(nn.Module):
         for optimizer in optimizers:
             if self.hparams.get("grad_clip"):
                 self.precision.scaler.unscale_(optimizer)
-                clip_gradients(optimizer, self.hparams["grad_clip"])
+                clip = clip_gradients if self.parallel is None else self.parallel.clip_gradients
+                clip(optimizer, self.hparams["grad_clip"])
             self.precision.scaler.step(optimizer)
         self.precision.scaler.update()
 

@@ -13,7 +13,7 @@ from sfmoe_dg.algorithms.base import Minibatches
 from sfmoe_dg.algorithms.dann import domain_labels
 from sfmoe_dg.algorithms.erm import ERM
 from sfmoe_dg.hparams import Hparam, choice
-from sfmoe_dg.models.routing import full_precision, full_precision_region
+from sfmoe_dg.models.routers import full_precision, full_precision_region
 
 BASE_TEMPERATURE = 0.07
 """The loss is scaled by temperature over this, as in supervised contrastive learning."""

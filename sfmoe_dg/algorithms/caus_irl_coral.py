@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sfmoe_dg.algorithms.base import Forward
+from sfmoe_dg.algorithms.base import PARALLEL_MODES, Forward
 from sfmoe_dg.algorithms.coral import CORAL
 from sfmoe_dg.algorithms.irm import mean_risk
 
@@ -20,6 +20,7 @@ class CausIRL_CORAL(CORAL):
     """
 
     paper = "Chevalley et al., Invariant Causal Mechanisms through Distribution Matching, 2022"
+    parallel_modes = PARALLEL_MODES
 
     def objective(self, forward: Forward) -> tuple[Tensor, dict[str, Tensor]]:
         risk = mean_risk(forward)

@@ -17,6 +17,7 @@ class CondMoE(ERM):
     """
 
     paper = "Zhu et al., Uni-Perceiver-MoE: Learning Sparse Generalist Models with Conditional MoEs, 2022"
+    needs = "descriptions of the domains for the routing level 'attribute'"
 
     @classmethod
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:

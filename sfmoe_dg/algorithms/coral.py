@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfmoe_dg.algorithms.base import Forward
+from sfmoe_dg.algorithms.base import PARALLEL_MODES, Forward
 from sfmoe_dg.algorithms.erm import ERM
 from sfmoe_dg.hparams import Hparam, log10_uniform
 
@@ -21,6 +21,7 @@ class CORAL(ERM):
     """
 
     paper = "Sun and Saenko, Deep CORAL, 2016"
+    parallel_modes = PARALLEL_MODES
     one_pass = False
 
     @classmethod

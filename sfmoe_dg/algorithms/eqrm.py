@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sfmoe_dg.algorithms.annealing import AnnealedERM
-from sfmoe_dg.algorithms.base import Forward
+from sfmoe_dg.algorithms.base import PARALLEL_MODES, Forward
 from sfmoe_dg.algorithms.irm import domain_risks
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.hparams import Hparam, log10_uniform, uniform
@@ -24,6 +24,7 @@ class EQRM(AnnealedERM):
     """
 
     paper = "Eastwood et al., Probable Domain Generalization via Quantile Risk Minimization, 2022"
+    parallel_modes = PARALLEL_MODES
     min_domains = 2
     one_pass = False
     anneal_hparams = ("eqrm_burnin_iters",)

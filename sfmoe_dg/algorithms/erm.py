@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfmoe_dg.algorithms.base import Algorithm, Forward, Minibatches
+from sfmoe_dg.algorithms.base import PARALLEL_MODES, Algorithm, Forward, Minibatches
 from sfmoe_dg.models.backbones import build_backbone
 
 
@@ -20,7 +20,8 @@ class ERM(Algorithm):
     domain: that matters for batch normalisation, whose statistics are then those of one domain.
     """
 
-    paper = "Vapnik, 1998"
+    paper = "Vapnik, Statistical Learning Theory, 1998"
+    parallel_modes = PARALLEL_MODES
     one_pass: ClassVar[bool] = True
 
     def __init__(
@@ -42,20 +43,25 @@ class ERM(Algorithm):
         return self.step(self.optimizer, loss, forward.routing_losses, **logged)
 
     def forward_domains(self, minibatches: Minibatches) -> Forward:
-        """Features and logits of every domain, from one pass over all or one pass per domain."""
+        """Features and logits of every domain; those of all processes where several share the minibatches."""
         images = [x for x, _ in minibatches]
+        features, logits, losses = (self.run_passes if self.parallel is None else self.parallel.run)(images)
+        sizes = [len(x) for x in images]
+        forward = Forward(
+            features=list(features.split(sizes)),
+            logits=list(logits.split(sizes)),
+            labels=[y for _, y in minibatches],
+            routing_losses=losses,
+        )
+        return forward if self.parallel is None else self.parallel.everyones(forward)
+
+    def run_passes(self, images: list[Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Features and logits of all images and the routing losses, from one pass over all or one per domain."""
         domains = [torch.full((len(x),), i, device=x.device) for i, x in enumerate(images)]
         batches = [(torch.cat(images), torch.cat(domains))] if self.one_pass else zip(images, domains, strict=True)
         passes = [self.featurizer.forward_with_losses(x, d) for x, d in batches]
         features = torch.cat([features for features, _ in passes])
-        logits = self.classifier(features)
-        sizes = [len(x) for x in images]
-        return Forward(
-            features=list(features.split(sizes)),
-            logits=list(logits.split(sizes)),
-            labels=[y for _, y in minibatches],
-            routing_losses=mean_losses([losses for _, losses in passes]),
-        )
+        return features, self.classifier(features), mean_losses([losses for _, losses in passes])
 
     def predict(self, x: Tensor) -> Tensor:
         return self.network(x)

@@ -27,6 +27,7 @@ class Fishr(AnnealedERM):
     """
 
     paper = "Rame et al., Fishr: Invariant Gradient Variances for Out-of-Distribution Generalization, 2021"
+    parallel_modes = ("ddp",)
     anneal_hparams = ("penalty_anneal_iters",)
     smoothed: Tensor
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfmoe_dg.algorithms.base import Forward
+from sfmoe_dg.algorithms.base import PARALLEL_MODES, Forward
 from sfmoe_dg.algorithms.erm import ERM
 from sfmoe_dg.algorithms.irm import domain_risks
 from sfmoe_dg.hparams import Hparam, log10_uniform
@@ -21,6 +21,7 @@ class GroupDRO(ERM):
     """
 
     paper = "Sagawa et al., Distributionally Robust Neural Networks for Group Shifts, 2019"
+    parallel_modes = PARALLEL_MODES
     one_pass = False
     q: Tensor
 

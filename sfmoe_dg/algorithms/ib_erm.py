@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sfmoe_dg.algorithms.annealing import AnnealedERM
-from sfmoe_dg.algorithms.base import Forward
+from sfmoe_dg.algorithms.base import PARALLEL_MODES, Forward
 from sfmoe_dg.algorithms.gradients import require_batch_of_two
 from sfmoe_dg.algorithms.irm import mean_risk
 from sfmoe_dg.hparams import Hparam, int_log10_uniform, log10_uniform
@@ -21,6 +21,8 @@ class IB_ERM(AnnealedERM):
     """
 
     paper = "Ahuja et al., Invariance Principle Meets Information Bottleneck, 2021"
+    parallel_modes = PARALLEL_MODES
+    needs = "minibatches of at least 2 images"
     anneal_hparams = ("ib_penalty_anneal_iters",)
 
     @classmethod

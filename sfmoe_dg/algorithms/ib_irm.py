@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sfmoe_dg.algorithms.base import Forward
+from sfmoe_dg.algorithms.base import PARALLEL_MODES, Forward
 from sfmoe_dg.algorithms.ib_erm import bottleneck, ib_hparams
 from sfmoe_dg.algorithms.irm import IRM, mean_invariance_penalty, mean_risk
 from sfmoe_dg.hparams import Hparam
@@ -17,6 +17,7 @@ class IB_IRM(IRM):
     """
 
     paper = "Ahuja et al., Invariance Principle Meets Information Bottleneck, 2021"
+    parallel_modes = PARALLEL_MODES
     anneal_hparams = ("irm_penalty_anneal_iters", "ib_penalty_anneal_iters")
 
     @classmethod

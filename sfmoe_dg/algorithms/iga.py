@@ -23,6 +23,7 @@ class IGA(ERM):
     """
 
     paper = "Koyama and Yamaguchi, Out-of-Distribution Generalization with Maximal Invariant Predictor, 2020"
+    needs = "second derivatives of the whole backbone"
 
     @classmethod
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfmoe_dg.algorithms.annealing import AnnealedERM
-from sfmoe_dg.algorithms.base import Forward
+from sfmoe_dg.algorithms.base import PARALLEL_MODES, Forward
 from sfmoe_dg.algorithms.gradients import require_batch_of_two
 from sfmoe_dg.hparams import Hparam, int_log10_uniform, log10_uniform
 
@@ -21,6 +21,8 @@ class IRM(AnnealedERM):
     """
 
     paper = "Arjovsky et al., Invariant Risk Minimization, 2019"
+    parallel_modes = PARALLEL_MODES
+    needs = "minibatches of at least 2 images"
     anneal_hparams: ClassVar[tuple[str, ...]] = ("irm_penalty_anneal_iters",)
 
     @classmethod

@@ -23,6 +23,7 @@ class LPFT(ERM):
     """
 
     paper = "Kumar et al., Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution, 2022"
+    needs = "a pre-trained backbone (the first phase trains the classifier on its features)"
     update_count: Tensor
 
     def __init__(

@@ -14,7 +14,7 @@ from sfmoe_dg.algorithms.base import Minibatches
 from sfmoe_dg.algorithms.dann import domain_labels
 from sfmoe_dg.algorithms.erm import ERM
 from sfmoe_dg.hparams import Hparam, choice, require_positive
-from sfmoe_dg.models.routing import full_precision
+from sfmoe_dg.models.routers import full_precision
 from sfmoe_dg.models.stages import recorded_stages
 
 
@@ -30,6 +30,7 @@ class MIRO(ERM):
     """
 
     paper = "Cha et al., Domain Generalization by Mutual-Information Regularization with Pre-trained Models, 2022"
+    needs = "a pre-trained backbone (its features are what is kept)"
 
     def __init__(
         self, input_shape: tuple[int, ...], num_classes: int, num_domains: int, hparams: dict[str, Any]

@@ -31,6 +31,7 @@ class MixStyle(ERM):
     """
 
     paper = "Zhou et al., Domain Generalization with MixStyle, 2021"
+    needs = "a CNN (refuses transformers)"
 
     def __init__(
         self, input_shape: tuple[int, ...], num_classes: int, num_domains: int, hparams: dict[str, Any]

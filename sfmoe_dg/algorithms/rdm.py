@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfmoe_dg.algorithms.annealing import AnnealedERM
-from sfmoe_dg.algorithms.base import Forward
+from sfmoe_dg.algorithms.base import PARALLEL_MODES, Forward
 from sfmoe_dg.algorithms.gradients import require_batch_of_two
 from sfmoe_dg.algorithms.kernels import gaussian_mmd
 from sfmoe_dg.hparams import SMALL_IMAGES, Hparam, choice, int_uniform, uniform
@@ -27,6 +27,8 @@ class RDM(AnnealedERM):
     """
 
     paper = "Nguyen et al., Domain Generalisation via Risk Distribution Matching, 2023"
+    parallel_modes = PARALLEL_MODES
+    needs = "minibatches of at least 2 images"
     anneal_hparams = ("rdm_penalty_anneal_iters",)
     restart_lr_hparam = "rdm_lr"
 

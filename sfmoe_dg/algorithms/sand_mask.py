@@ -23,6 +23,7 @@ class SANDMask(MaskedGradients):
     """
 
     paper = "Shahtalebi et al., SAND-mask: An Enhanced Gradient Masking Strategy, 2021"
+    needs = "'tau' below 1 (at upstream's default it learns nothing)"
 
     @classmethod
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfmoe_dg.algorithms.base import Forward
+from sfmoe_dg.algorithms.base import PARALLEL_MODES, Forward
 from sfmoe_dg.algorithms.erm import ERM
 from sfmoe_dg.hparams import Hparam, log10_uniform
 
@@ -17,6 +17,7 @@ class SD(ERM):
     """
 
     paper = "Pezeshki et al., Gradient Starvation: A Learning Proclivity in Neural Networks, 2020"
+    parallel_modes = PARALLEL_MODES
 
     @classmethod
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:

@@ -24,6 +24,7 @@ class SelfReg(ERM):
     """
 
     paper = "Kim et al., SelfReg: Self-supervised Contrastive Regularization for Domain Generalization, 2021"
+    needs = "minibatches of at least 2 images"
     feature_weight = 0.3
 
     def __init__(

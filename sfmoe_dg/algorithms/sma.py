@@ -21,6 +21,7 @@ class SMA(ERM):
     """
 
     paper = "Arpit et al., Ensemble of Averages: Improving Model Selection in Domain Generalization, 2022"
+    parallel_modes = ("ddp",)
 
     def __init__(
         self, input_shape: tuple[int, ...], num_classes: int, num_domains: int, hparams: dict[str, Any]

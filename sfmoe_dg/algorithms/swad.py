@@ -19,14 +19,17 @@ class SWAD(ERM):
     """Cross-entropy; the weights of all updates from when the validation loss stops falling until it has risen.
 
     The validation loss is that of the weights being trained, on the training domains' out-splits without augmentation,
-    at every evaluation; the paper's interval is 100 updates (VLCS 50, DomainNet 500): set ``--checkpoint_freq``. An
-    evaluation's accuracies are those of the model that SWAD would return if training ended there: the mean over the
-    valley, or the trained weights before it begins. Once it has ended, updates do nothing, and the accuracies stay.
+    at every evaluation; the paper's interval is 100 updates (VLCS 50, DomainNet 500, and 15,001 updates there): set
+    ``--checkpoint_freq`` and ``--steps``. An evaluation's accuracies are those of the model that SWAD would return if
+    training ended there: the mean over the valley, or over the latest interval before it begins. Once it has ended,
+    updates do nothing, and the accuracies stay. Which intervals are averaged: :class:`LossValley`.
 
-    Running statistics of batch norm are averaged like weights; the authors estimate them anew from 500 batches.
+    The authors freeze batch norm (``freeze_bn``); without that its running statistics are averaged like weights, where
+    the authors estimate them anew from 500 batches.
     """
 
     paper = "Cha et al., SWAD: Domain Generalization by Seeking Flat Minima, 2021"
+    parallel_modes = ("ddp",)
     averaged: Tensor
 
     def __init__(
@@ -42,7 +45,7 @@ class SWAD(ERM):
 
     @classmethod
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
-        """The paper's settings, which it does not search (section 4.1)."""
+        """The settings of the paper (section 4.1) and of the authors' scripts; they search none of them."""
         return super().hparam_table(dataset) | {
             "swad_n_converge": Hparam(3),
             "swad_n_tolerance": Hparam(6),

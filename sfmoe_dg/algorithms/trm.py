@@ -32,6 +32,7 @@ class TRM(ERM):
     """
 
     paper = "Xu and Jaakkola, Learning Representations that Support Robust Transfer of Predictors, 2021"
+    needs = "a linear classifier"
     min_domains = 2
     update_count: Tensor
     alpha: Tensor

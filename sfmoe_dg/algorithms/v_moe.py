@@ -15,6 +15,7 @@ class VMoE(ERM):
     """
 
     paper = "Riquelme et al., Scaling Vision with Sparse Mixture of Experts, 2021"
+    needs = "weights from convert-vmoe, to start pre-trained"
 
     @classmethod
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:

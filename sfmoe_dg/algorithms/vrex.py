@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sfmoe_dg.algorithms.annealing import AnnealedERM
-from sfmoe_dg.algorithms.base import Forward
+from sfmoe_dg.algorithms.base import PARALLEL_MODES, Forward
 from sfmoe_dg.algorithms.irm import domain_risks
 from sfmoe_dg.hparams import Hparam, int_log10_uniform, log10_uniform
 
@@ -19,6 +19,7 @@ class VREx(AnnealedERM):
     """
 
     paper = "Krueger et al., Out-of-Distribution Generalization via Risk Extrapolation, 2020"
+    parallel_modes = PARALLEL_MODES
     anneal_hparams = ("vrex_penalty_anneal_iters",)
 
     @classmethod

@@ -26,8 +26,8 @@ from sfmoe_dg.algorithms.rsc import percentile
 from sfmoe_dg.algorithms.sagnet import randomize_content, randomize_style
 from sfmoe_dg.algorithms.transfer import project_into_ball
 from sfmoe_dg.errors import UserError
+from sfmoe_dg.prepare import Execution, prepare
 from sfmoe_dg.run import RunSpec
-from sfmoe_dg.train import Execution, prepare
 
 GOLDEN = trajectories.read_golden("golden_trajectories_adversarial.json")
 

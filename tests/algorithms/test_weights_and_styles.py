@@ -14,8 +14,9 @@ from sfmoe_dg.checkpoint import load_model
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.models.moe import moe_layers
 from sfmoe_dg.models.stages import conv_stages, recorded_stages, transformer_stages
+from sfmoe_dg.prepare import Execution
 from sfmoe_dg.run import RunSpec
-from sfmoe_dg.train import Execution, train
+from sfmoe_dg.train import train
 
 
 def make(name, backbone="mnist_cnn", num_domains=2, **overrides):
@@ -72,23 +73,24 @@ def test_running_statistics_of_batch_norm_are_averaged():
 
 
 def test_swad_predicts_from_the_valley():
-    model = make("SWAD", "sf_moe_tiny_32", swad_n_converge=2, swad_n_tolerance=1, swad_tolerance_ratio=0.5)
+    model = make("SWAD", "sf_moe_tiny_32", swad_n_converge=2, swad_n_tolerance=3, swad_tolerance_ratio=0.5)
     x = minibatches()[0][0]
     segments = []
-    for segment, loss in enumerate([3.0, 2.0, 2.5, 9.0]):
+    for segment, loss in enumerate([4.0, 2.0, 2.5, 2.2, 9.0, 9.0, 9.0]):
         inside = []
         for step in range(2):
             model.update(minibatches(seed=10 * segment + step))
             inside.append(router_of(model.featurizer).detach().clone())
         segments.append(torch.stack(inside).mean(0))
-        trained = model.eval().network(x)
+        assert not model.valley.over
         model.validated(loss)
         if segment == 1:
-            # 3 > 2: no valley yet, so the trained weights predict.
-            assert torch.equal(model.predict(x), trained)
+            # 4 > 2: no valley yet, so the mean over the latest segment predicts.
+            assert torch.allclose(router_of(model.average), segments[1], atol=1e-7)
+            assert torch.equal(model.eval().predict(x), model.average(x))
         model.train()
-    # Start at segment 1 (2 ≤ 2.5), threshold 2.25 · 1.5 = 3.375: segments 1 and 2 belong, 3 ends it.
-    expected = (segments[1] + segments[2]) / 2
+    # Start at segment 1 (2 ≤ 2.5), threshold 2.25 · 1.5 = 3.375: segments 1 to 3 belong, three losses of 9 end it.
+    expected = torch.stack(segments[1:4]).mean(0)
     assert torch.allclose(router_of(model.average), expected, atol=1e-6)
     assert model.valley.over
     assert not model.needs_validation_loss

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))  # for image_trees.py: the test folders are not packages
+sys.path.insert(0, str(Path(__file__).parent))  # for image_trees.py and its like: the test folders are not packages
 
+from cub_trees import options, write_cub, write_styles
 from image_trees import write_tree
 
 from sfmoe_dg import data
+from sfmoe_dg.data.cub_dg.build import BuildReport, build
 from sfmoe_dg.data.domains import DomainDataset, InMemoryDomain
 
 
@@ -45,3 +47,24 @@ def make_dataset():
         return DomainDataset("Made", domains, (1, 2, 2), ("even", "odd"), labels, **kwargs)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def cub_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``CUB_200_2011`` and ``weights`` in miniature. Not to be changed."""
+    root = tmp_path_factory.mktemp("inputs")
+    write_cub(root)
+    write_styles(root / "weights")
+    return root
+
+
+@pytest.fixture(scope="session")
+def cub_built(cub_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> BuildReport:
+    """CUB-DG at the pictures' own sizes. Not to be changed."""
+    return build(options(cub_inputs, tmp_path_factory.mktemp("built")))
+
+
+@pytest.fixture(scope="session")
+def cub_resized(cub_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> BuildReport:
+    """CUB-DG at a shorter side of 24, two pictures a batch. Not to be changed."""
+    return build(options(cub_inputs, tmp_path_factory.mktemp("resized"), size=24, batch_size=2))

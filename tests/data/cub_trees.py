@@ -1,14 +1,18 @@
-"""A miniature CUB-200-2011 and random style weights of small width, made on the spot."""
+"""A miniature CUB-200-2011 and random style weights of small width, made on the spot, and builds of CUB-DG."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from sfmoe_dg.data.cub_dg.plan import BuildOptions
 from sfmoe_dg.data.style_transfer import TransformerNet
+
+SCRIPT = Path(__file__).resolve().parents[2] / "datasets" / "cub_dg.py"
 
 CLASSES = ("001.Awk", "002.Bunting", "003.Coot")
 PARTS = ("back", "beak", "belly", "breast", "crown", "forehead", "left eye", "left leg", "left wing", "nape")
@@ -91,3 +95,14 @@ def write_styles(folder: Path, names: tuple[str, ...] = ("candy", "mosaic", "udn
     for seed, name in enumerate(names):
         torch.save(style_weights(seed), folder / f"{name}.pth")
     return folder
+
+
+def options(inputs: Path, out: Path, **changes) -> BuildOptions:
+    """A build on this machine's processor, in one process, of what the fixture ``cub_inputs`` made."""
+    given = {"cub": inputs, "weights": inputs / "weights", "out": out, "jobs": 1, "device": "cpu", **changes}
+    return BuildOptions(**given)
+
+
+def tree_hash(folder: Path) -> dict[str, str]:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

@@ -24,10 +24,11 @@ from sfmoe_dg.data.cache import CachedDomain, cached
 from sfmoe_dg.data.device_augment import TensorTransform
 from sfmoe_dg.data.loaders import EvalLoader
 from sfmoe_dg.errors import UserError
+from sfmoe_dg.prepare import Execution
 from sfmoe_dg.run import Options, RunSpec
 from sfmoe_dg.sweep import plan, status
 from sfmoe_dg.sweep_spec import make_spec
-from sfmoe_dg.train import Execution, train
+from sfmoe_dg.train import train
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from sfmoe_dg.data.cub_dg.table import BirdTable, read_table
 from sfmoe_dg.data.domains import DomainDataset
 from sfmoe_dg.data.splits import DomainSplit, count_shared_identities, split_domains
 from sfmoe_dg.errors import UserError
+from sfmoe_dg.prepare import Execution
 from sfmoe_dg.run import Options, RunSpec
-from sfmoe_dg.train import Execution, train
+from sfmoe_dg.train import train
 
 
 @pytest.fixture(scope="session")
