@@ -17,16 +17,16 @@ from pathlib import Path
 import numpy as np
 
 from sfmoe_dg.algorithms.base import Algorithm
-from sfmoe_dg.checkpoint import MODEL_FILE, load_model, save_model
+from sfmoe_dg.checkpoint import MODEL_FILE, load_model, save_trained
 from sfmoe_dg.data.loaders import EvalLoader
 from sfmoe_dg.data.transforms import ImageTransform
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.evaluate import evaluate, validation_accuracy
 from sfmoe_dg.models.matching import match_experts
+from sfmoe_dg.prepare import Execution, Setup, describe, only_validation, prepare
 from sfmoe_dg.records import RESULTS, Record, append_record, load_records, write_atomic
 from sfmoe_dg.run import RunSpec, make_options
 from sfmoe_dg.selection import num_domains
-from sfmoe_dg.train import Execution, Setup, describe, only_validation, prepare
 from sfmoe_dg.weight_average import RunningMean, move_towards, tensors
 
 SOUPS = ("restricted", "uniform")
@@ -120,7 +120,7 @@ def make_soup(
     about = describe(setup) | {"soup": [str(member.folder) for member in chosen]}
     write_atomic(folder / "run.json", json.dumps(about, indent=1, sort_keys=True) + "\n")
     append_record(folder / RESULTS, record)
-    save_model(folder / MODEL_FILE, algorithm, members[0].record["args"] | {"output_dir": str(output_dir)})
+    save_trained(folder, algorithm, members[0].record["args"] | {"output_dir": str(output_dir)})
     write_atomic(folder / "done", "done")
     return Soup(algorithm, tuple(chosen), record)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -12,33 +13,37 @@ from torch import Tensor
 from sfmoe_dg.algorithms.base import Algorithm
 from sfmoe_dg.data.loaders import EvalLoader
 from sfmoe_dg.data.splits import DomainSplit
+from sfmoe_dg.distributed import everyones
+
+Pulse = Callable[[], None]
 
 
-def evaluate(algorithm: Algorithm, loader: EvalLoader, splits: Sequence[DomainSplit], step: int) -> dict[str, float]:
+def evaluate(
+    algorithm: Algorithm, loader: EvalLoader, splits: Sequence[DomainSplit], step: int, pulse: Pulse = lambda: None
+) -> dict[str, float]:
     """``env{i}_in_acc``, ``env{i}_out_acc`` and, where there are unlabeled splits, ``env{i}_uda_acc``.
 
     Upstream numbers the unlabeled splits by their position among the test domains, not by domain; so do we.
-    The algorithm is left in training mode.
+    The algorithm is left in training mode. ``pulse`` is called after every batch; what it raises ends the evaluation.
     """
     correct = [np.full(split.used.max() + 1, np.nan) for split in splits]
-    algorithm.eval()
-    with torch.inference_mode(), algorithm.precision.autocast():
-        for batch in loader.batches(step):
-            correct[batch.env][batch.indices] = is_correct(algorithm.predict(batch.x), batch.y).cpu().numpy()
-    algorithm.train()
+    for env, indices, values in _measure(
+        algorithm, loader, step, lambda x, y: is_correct(algorithm.predict(x), y), pulse
+    ):
+        correct[env][indices] = values
     results = {f"env{i}_in_acc": _mean(correct[i][split.in_]) for i, split in enumerate(splits)}
     results |= {f"env{i}_out_acc": _mean(correct[i][split.out]) for i, split in enumerate(splits)}
     with_uda = [(i, split) for i, split in enumerate(splits) if len(split.uda)]
     return results | {f"env{n}_uda_acc": _mean(correct[i][split.uda]) for n, (i, split) in enumerate(with_uda)}
 
 
-def validation_loss(algorithm: Algorithm, loader: EvalLoader, step: int) -> float:
+def validation_loss(algorithm: Algorithm, loader: EvalLoader, step: int, pulse: Pulse = lambda: None) -> float:
     """The mean over the loader's domains of the mean cross-entropy of ``validation_logits``."""
 
     def losses(x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(algorithm.validation_logits(x).float(), y, reduction="none")
 
-    return _mean_over_domains(algorithm, loader, step, losses)
+    return _mean_over_domains(algorithm, loader, step, losses, pulse)
 
 
 def validation_accuracy(algorithm: Algorithm, loader: EvalLoader, step: int) -> float:
@@ -47,16 +52,40 @@ def validation_accuracy(algorithm: Algorithm, loader: EvalLoader, step: int) -> 
 
 
 def _mean_over_domains(
-    algorithm: Algorithm, loader: EvalLoader, step: int, measure: Callable[[Tensor, Tensor], Tensor]
+    algorithm: Algorithm,
+    loader: EvalLoader,
+    step: int,
+    measure: Callable[[Tensor, Tensor], Tensor],
+    pulse: Pulse = lambda: None,
 ) -> float:
-    """Of a number per image [B]. The algorithm is left in training mode."""
+    """Of a number per image [B]."""
     measured: dict[int, list[np.ndarray]] = {}
-    algorithm.eval()
-    with torch.inference_mode(), algorithm.precision.autocast():
-        for batch in loader.batches(step):
-            measured.setdefault(batch.env, []).append(measure(batch.x, batch.y).cpu().numpy())
-    algorithm.train()
+    for env, _, values in _measure(algorithm, loader, step, measure, pulse):
+        measured.setdefault(env, []).append(values)
     return float(np.mean([np.concatenate(values).mean() for values in measured.values()]))
+
+
+def _measure(
+    algorithm: Algorithm,
+    loader: EvalLoader,
+    step: int,
+    measure: Callable[[Tensor, Tensor], Tensor],
+    pulse: Pulse,
+) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """(domain, indices, a number per image) of every batch; where processes share the work, of all of theirs."""
+    measured = []
+    algorithm.eval()
+    for batch in loader.batches(step):
+        with torch.inference_mode(), algorithm.precision.autocast():
+            measured.append((batch.env, batch.indices, measure(batch.x, batch.y).cpu().numpy()))
+        pulse()
+    algorithm.train()
+    if not loader.world.shared:
+        return measured
+    # Batch number n was read by process n modulo size, so that this is the order of one process. Those that some read
+    # again to keep in step with the others come last.
+    rounds = zip_longest(*everyones(measured))
+    return [batch for together in rounds for batch in together if batch is not None][: loader.num_batches()]
 
 
 def is_correct(logits: Tensor, labels: Tensor) -> Tensor:

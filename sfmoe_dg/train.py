@@ -1,56 +1,54 @@
-"""The training loop: one run, from its specification to its records."""
+"""The training loop: one run, from its specification to its records, interrupted or not."""
 
 from __future__ import annotations
 
 import json
 import os
-import platform
-import socket
 import time
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from sfmoe_dg import __version__, data
-from sfmoe_dg.algorithms import ALGORITHMS, hparam_table
-from sfmoe_dg.algorithms.base import Algorithm, Precision
-from sfmoe_dg.checkpoint import MODEL_FILE, save_model
-from sfmoe_dg.data.cache import cached
-from sfmoe_dg.data.catalog import facts
-from sfmoe_dg.data.device_augment import TensorTransform
-from sfmoe_dg.data.domains import DomainDataset
-from sfmoe_dg.data.loaders import EvalLoader, TrainLoader
-from sfmoe_dg.data.splits import DomainSplit, check_batch_size, split_domains
-from sfmoe_dg.data.transforms import ImageTransform
+from sfmoe_dg.checkpoint import save_model, save_trained
+from sfmoe_dg.distributed import World, highest
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.evaluate import evaluate, validation_loss
-from sfmoe_dg.hparams import parse_overrides, resolve
-from sfmoe_dg.records import append_record, write_atomic
+from sfmoe_dg.lease import Lease, Owner, acquire, refuse_living_owner
+from sfmoe_dg.prepare import Execution, Setup, describe, prepare
+from sfmoe_dg.progress import Progress, write_progress
+from sfmoe_dg.records import RESULTS, append_record, write_atomic
+from sfmoe_dg.resume import CHECKPOINT_FILE, Position, Random, load_state, remove_leftovers, save_state
 from sfmoe_dg.run import RunSpec
-from sfmoe_dg.seeds import seed_everything
+from sfmoe_dg.sweep import FAILED
+
+PROGRESS_SECONDS = 10.0
 
 
-@dataclass(frozen=True)
-class Execution:
-    """How a run is executed; none of it changes what the records mean."""
+class Stopped(Exception):
+    """The run was asked to stop, and has saved what it needs to go on; ``step`` is None if it had not begun."""
 
-    device: str = "auto"
-    num_workers: int | None = None
-    eval_batch_size: int = 128
-    cache_dir: str | None = None
-    """The folder of decoded images, for the option images = "cached"."""
+    def __init__(self, step: int | None) -> None:
+        super().__init__(step)
+        self.step = step
+
+
+class StopRequest:
+    """Asked between steps and between batches of an evaluation; the command line sets it from a signal handler."""
+
+    requested = False
 
 
 class Reporter(Protocol):
     """Told what happens, so that training itself prints nothing."""
 
-    def started(self, setup: Setup) -> None: ...
+    def waiting(self, owner: Owner | None, seconds: float) -> None: ...
+
+    def started(self, setup: Setup, step: int, notice: str) -> None: ...
 
     def stepped(self, step: int, values: dict[str, float]) -> None: ...
 
@@ -62,7 +60,9 @@ class Reporter(Protocol):
 class Quiet:
     """The reporter that shows nothing."""
 
-    def started(self, setup: Setup) -> None: ...
+    def waiting(self, owner: Owner | None, seconds: float) -> None: ...
+
+    def started(self, setup: Setup, step: int, notice: str) -> None: ...
 
     def stepped(self, step: int, values: dict[str, float]) -> None: ...
 
@@ -71,278 +71,202 @@ class Quiet:
     def evaluated(self, record: dict[str, Any]) -> None: ...
 
 
-@dataclass(frozen=True)
-class Setup:
-    """A run made ready: everything that training needs and nothing on disk yet."""
-
-    spec: RunSpec
-    device: torch.device
-    hparams: dict[str, Any]
-    dataset: DomainDataset
-    splits: list[DomainSplit]
-    algorithm: Algorithm
-    train_loader: TrainLoader
-    eval_loader: EvalLoader
-    validation_loader: EvalLoader | None
-    """The training domains' out-splits without augmentation, for algorithms that want to know their loss there."""
-    steps: int
-    checkpoint_freq: int
-
-    @property
-    def steps_per_epoch(self) -> float:
-        """Upstream's epoch: that of the smallest domain, test domains included."""
-        return min(len(split.in_) / self.hparams["batch_size"] for split in self.splits)
-
-    def close(self) -> None:
-        self.train_loader.close()
-        self.eval_loader.close()
-        if self.validation_loader is not None:
-            self.validation_loader.close()
-
-
-def resolve_hparams(spec: RunSpec) -> dict[str, Any]:
-    """The run's hyper-parameters: defaults or random draw, and the overrides.
-
-    Raises:
-        UserError: on an unknown algorithm, or an override that does not fit.
-    """
-    hparams = resolve(
-        hparam_table(spec.algorithm, spec.dataset),
-        spec.hparams_seed,
-        spec.trial_seed,
-        parse_overrides(spec.hparams),
-        per_trial=spec.options.hparams_per_trial,
-    )
-    ALGORITHMS.load(spec.algorithm).check_hparams(hparams, "--hparams")
-    return hparams
-
-
-def prepare(spec: RunSpec, execution: Execution | None = None) -> Setup:
-    """Check everything that can be wrong with a run, and build it.
-
-    Raises:
-        UserError: for whatever is wrong; nothing has been written then.
-    """
-    execution = execution or Execution()
-    spec.check()
-    entry = facts(spec.dataset)
-    hparams = resolve_hparams(spec)
-    device = pick_device(execution.device)
-    seed_everything(spec.seed)
-    dataset = _open_dataset(spec, execution)
-    splits = split_domains(
-        dataset,
-        spec.test_envs,
-        trial_seed=spec.trial_seed,
-        holdout_fraction=spec.holdout_fraction,
-        uda_fraction=spec.uda_holdout_fraction,
-        policy=spec.options.split,
-    )
-    train_envs = [i for i in range(len(dataset)) if i not in spec.test_envs]
-    check_batch_size(dataset, splits, train_envs, hparams["batch_size"])
-    algorithm = _build_algorithm(spec, dataset, len(train_envs), hparams, device)
-    algorithm.describe_domains([entry.domain_attributes[i] for i in train_envs] if entry.domain_attributes else [])
-    train_loader, eval_loader, validation_loader = _make_loaders(
-        spec, execution, dataset, splits, train_envs, algorithm, device
-    )
-    return Setup(
-        spec=spec,
-        device=device,
-        hparams=hparams,
-        dataset=dataset,
-        splits=splits,
-        algorithm=algorithm,
-        train_loader=train_loader,
-        eval_loader=eval_loader,
-        validation_loader=validation_loader,
-        steps=spec.steps or entry.steps,
-        checkpoint_freq=spec.checkpoint_freq or entry.checkpoint_freq,
-    )
-
-
-def _open_dataset(spec: RunSpec, execution: Execution) -> DomainDataset:
-    dataset = data.build(spec.dataset, spec.data_dir, on_bad_image=spec.options.on_bad_image)
-    if spec.options.images != "cached":
-        return dataset
-    if execution.cache_dir is None:
-        raise UserError("--images cached needs --cache_dir, a folder for the decoded images")
-    return cached(dataset, execution.cache_dir)
-
-
-def _build_algorithm(
-    spec: RunSpec, dataset: DomainDataset, num_domains: int, hparams: dict[str, Any], device: torch.device
-) -> Algorithm:
-    algorithm_class = ALGORITHMS.load(spec.algorithm)
-    if num_domains < algorithm_class.min_domains:
-        raise UserError(
-            f"{spec.algorithm} needs at least {algorithm_class.min_domains} training domains; {spec.dataset} without "
-            f"test domains {list(spec.test_envs)} has {num_domains}"
-        )
-    algorithm = algorithm_class(dataset.input_shape, dataset.num_classes, num_domains, hparams)
-    algorithm.precision = Precision(spec.options.precision, device.type)
-    return algorithm.to(device)
-
-
-def _make_loaders(
-    spec: RunSpec,
-    execution: Execution,
-    dataset: DomainDataset,
-    splits: list[DomainSplit],
-    train_envs: list[int],
-    algorithm: Algorithm,
-    device: torch.device,
-) -> tuple[TrainLoader, EvalLoader, EvalLoader | None]:
-    mean, std = algorithm.normalization
-    size = dataset.input_shape[-1]
-    transform = ImageTransform if spec.options.images == "files" else TensorTransform
-    clean = transform(size=size, mean=mean, std=std)
-    augmented = replace(clean, augment=bool(algorithm.hparams["data_augmentation"]), crop=facts(spec.dataset).crops)
-    evaluated_augmented = train_envs if spec.options.eval_transforms == "train" else []
-    train_loader = TrainLoader(
-        dataset,
-        splits,
-        train_envs,
-        algorithm.hparams["batch_size"],
-        augmented,
-        seed=spec.seed,
-        num_workers=execution.num_workers,
-        class_balanced=algorithm.hparams["class_balanced"],
-        unlabeled_envs=spec.test_envs if spec.task == "domain_adaptation" else (),
-        device=device,
-    )
-    make_eval_loader = partial(
-        EvalLoader,
-        dataset,
-        seed=spec.seed,
-        batch_size=execution.eval_batch_size,
-        shuffled=algorithm.predicts_in_context,
-        num_workers=execution.num_workers,
-        device=device,
-    )
-    transforms = [augmented if i in evaluated_augmented else clean for i in range(len(dataset))]
-    validation_loader = None
-    if algorithm.needs_validation_loss:
-        validation_loader = make_eval_loader(only_validation(splits, train_envs), [clean] * len(dataset))
-    return train_loader, make_eval_loader(splits, transforms), validation_loader
-
-
-def only_validation(splits: Sequence[DomainSplit], train_envs: Sequence[int]) -> list[DomainSplit]:
-    """The out-splits of the domains that are trained on, and nothing else."""
-    nothing = splits[0].out[:0]
-    kept = [split.out if i in train_envs else nothing for i, split in enumerate(splits)]
-    return [DomainSplit(in_=nothing, out=out, uda=nothing) for out in kept]
-
-
-def pick_device(name: str) -> torch.device:
-    """'auto' takes CUDA, then Apple's MPS, then the CPU.
-
-    Raises:
-        UserError: for a device that is not there.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise UserError(f"--device {name} is not available here; allowed: auto, cpu, cuda, cuda:N, mps") from None
-    return device
-
-
 def train(
-    spec: RunSpec, output_dir: str | Path, execution: Execution | None = None, reporter: Reporter | None = None
+    spec: RunSpec,
+    output_dir: str | Path,
+    execution: Execution | None = None,
+    reporter: Reporter | None = None,
+    stop: StopRequest | None = None,
 ) -> None:
     """Train one run and write its folder; ``done`` comes last.
 
-    A run that was interrupted starts again; its earlier records are kept as ``results.interrupted.jsonl``.
+    A run that was interrupted goes on from its last checkpoint, and its records, predictions and weights are those of
+    a run that was not. One that left records but no checkpoint starts again; those records are kept as
+    ``results.interrupted.jsonl``.
 
     Raises:
         UserError: for bad input, and for a folder whose run is done: a finished run is never overwritten.
+        Owned: if another process trains in this folder.
+        LeaseLost: if another process took the run over, because this one showed no sign of life.
+        Stopped: after saving, once ``stop`` is requested.
     """
-    folder = Path(output_dir)
-    if (folder / "done").exists():
-        raise UserError(f"{folder} holds a finished run; choose another --output_dir, or delete it to train again")
+    folder, world = Path(output_dir), (execution or Execution()).world
+    _refuse_done(folder)
+    if world.leads:
+        refuse_living_owner(folder)
     reporter = reporter or Quiet()
     setup = prepare(spec, execution)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _open_folder(setup, folder)
-        reporter.started(setup)
-        _train_steps(setup, folder, reporter)
-        if not spec.skip_model_save:
-            save_model(folder / MODEL_FILE, setup.algorithm, spec.args(str(output_dir)))
-        write_atomic(folder / "done", "done")
+        with _held(folder, world, reporter) as lease:
+            _refuse_done(folder)
+            _Training(setup, folder, lease, reporter, stop or StopRequest()).run()
     finally:
         setup.close()
-        (folder / "running.json").unlink(missing_ok=True)
 
 
-def _open_folder(setup: Setup, folder: Path) -> None:
-    if (folder / "results.jsonl").exists():
-        os.replace(folder / "results.jsonl", folder / "results.interrupted.jsonl")
-    (folder / "failed.json").unlink(missing_ok=True)
-    owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
-    write_atomic(folder / "running.json", json.dumps(owner) + "\n")
-    write_atomic(folder / "run.json", json.dumps(describe(setup), indent=1, sort_keys=True) + "\n")
+def _refuse_done(folder: Path) -> None:
+    if (folder / "done").exists():
+        raise UserError(f"{folder} holds a finished run; choose another --output_dir, or delete it to train again")
 
 
-def describe(setup: Setup) -> dict[str, Any]:
-    """What DomainBed's records have no place for: names, sizes, versions, options, images left out."""
-    dataset = setup.dataset
-    sizes = {
-        name: {"in": len(split.in_), "out": len(split.out), "uda": len(split.uda)}
-        for name, split in zip(dataset.domain_names, setup.splits, strict=True)
-    }
-    return {
-        "dataset": setup.spec.dataset,
-        "domains": list(dataset.domain_names),
-        "classes": list(dataset.class_names),
-        "test_domains": [dataset.domain_names[i] for i in setup.spec.test_envs],
-        "images": sizes,
-        "skipped_images": list(dataset.skipped),
-        "options": setup.spec.options.changed(),
-        "num_parameters": sum(p.numel() for p in setup.algorithm.parameters()),
-        "normalization": [list(values) for values in setup.algorithm.normalization],
-        "device": str(setup.device),
-        "versions": {"sfmoe_dg": __version__, "torch": torch.__version__, "python": platform.python_version()},
-    }
+@contextmanager
+def _held(folder: Path, world: World, reporter: Reporter) -> Iterator[Lease | None]:
+    """The folder's lease; of several processes the leading one holds it for all, and the others wait until it does."""
+    with acquire(folder, on_wait=reporter.waiting) if world.leads else nullcontext() as lease:
+        if world.shared:
+            highest(0)
+        yield lease
 
 
-def _train_steps(setup: Setup, folder: Path, reporter: Reporter) -> None:
-    algorithm, seen = setup.algorithm, defaultdict[str, list[float]](list)
-    algorithm.train()
-    started = time.time()
-    for batch in setup.train_loader.batches(0, setup.steps):
-        algorithm.schedule(batch.step, setup.steps)
-        with algorithm.precision.autocast():
-            values = algorithm.update(batch.minibatches, batch.unlabeled)
-        for name, value in values.items():
-            seen[name].append(value)
-        seen["step_time"].append(time.time() - started)
-        reporter.stepped(batch.step, values)
-        if batch.step % setup.checkpoint_freq == 0 or batch.step == setup.steps - 1:
-            reporter.evaluating(batch.step)
-            record = _record(setup, batch.step, seen, str(folder))
-            append_record(folder / "results.jsonl", record)
-            reporter.evaluated(record)
-            if setup.spec.save_model_every_checkpoint and not setup.spec.skip_model_save:
-                path = folder / f"model_step{batch.step}.pkl"
-                save_model(path, algorithm, setup.spec.args(str(folder)))
-            seen.clear()
+class _Training:
+    """One run under way in a folder that this process holds, or the leading one of several that do the same."""
+
+    def __init__(self, setup: Setup, folder: Path, lease: Lease | None, reporter: Reporter, stop: StopRequest) -> None:
+        self.setup, self.folder, self.lease, self.reporter, self.stop = setup, folder, lease, reporter, stop
+        self.leads = setup.world.leads
+        self.seen = defaultdict[str, list[float]](list)
+        """What the updates since the last record returned, by name."""
+        self.last_save = self.last_progress = time.monotonic()
+        self.begun, self.first_step = time.monotonic(), 0
+
+    def run(self) -> None:
+        if self.leads:
+            remove_leftovers(self.folder)
+        position = load_state(self.folder, self.setup)
+        self._compare(position.step)
+        notice = self._open_folder(position)
+        self.setup.algorithm.train()
+        self.reporter.started(self.setup, position.step + 1, notice)
+        self.seen.update({name: list(values) for name, values in position.seen.items()})
+        self.first_step = position.step + 1
+        if position.due:
+            self._evaluate(position.step, Random.now(self.setup.device), dict(position.record))
+        self._train_steps(position.step + 1)
+        self._finish()
+
+    def _compare(self, step: int) -> None:
+        if self.setup.world.shared and highest(step, -step) != [step, -step]:
+            raise UserError(
+                f"the processes of this run find different checkpoints in {self.folder}; it must lie on a file system "
+                "that all of them see"
+            )
+
+    def _open_folder(self, position: Position) -> str:
+        """Bring the folder to where the run goes on; returns what the user should know about it."""
+        if not self.leads:
+            return ""
+        results = self.folder / RESULTS
+        notice = position.notice
+        if position.step >= 0:
+            with results.open("ab") as file:
+                # Records after the checkpoint are made again, the same.
+                file.truncate(position.records_bytes)
+            notice = notice or f"goes on after step {position.step}"
+        elif results.exists() and results.stat().st_size:
+            os.replace(results, self.folder / "results.interrupted.jsonl")
+        write_atomic(self.folder / "run.json", json.dumps(describe(self.setup), indent=1, sort_keys=True) + "\n")
+        return notice
+
+    def _train_steps(self, first: int) -> None:
+        setup, algorithm = self.setup, self.setup.algorithm
         started = time.time()
+        for batch in setup.train_loader.batches(first, setup.steps):
+            algorithm.schedule(batch.step, setup.steps)
+            with algorithm.precision.autocast():
+                values = algorithm.update(batch.minibatches, batch.unlabeled)
+            for name, value in values.items():
+                self.seen[name].append(value)
+            self.seen["step_time"].append(time.time() - started)
+            self.reporter.stepped(batch.step, values)
+            due = batch.step % setup.checkpoint_freq == 0 or batch.step == setup.steps - 1
+            random = Random.now(setup.device)
+            self._pulse(batch.step, due, random, {})
+            if due:
+                self._evaluate(batch.step, random, {})
+            started = time.time()
 
+    def _evaluate(self, step: int, random: Random, record: dict[str, Any]) -> None:
+        """Evaluate, add the record, and save; ``record`` is the part that was known before an interruption."""
+        setup, algorithm = self.setup, self.setup.algorithm
+        self.reporter.evaluating(step)
+        if setup.validation_loader is not None and algorithm.needs_validation_loss and "validation_loss" not in record:
+            pulse = self._evaluation_pulse(step, random, {})
+            loss = validation_loss(algorithm, setup.validation_loader, step, pulse)
+            record["validation_loss"] = loss
+            algorithm.validated(loss)
+            random = Random.now(setup.device)
+        pulse = self._evaluation_pulse(step, random, record)
+        line = self._record(step, record | evaluate(algorithm, setup.eval_loader, setup.splits, step, pulse))
+        self._check_lease()
+        if self.leads:
+            append_record(self.folder / RESULTS, line)
+        self.reporter.evaluated(line)
+        if setup.spec.save_model_every_checkpoint and not setup.spec.skip_model_save:
+            path = self.folder / f"model_step{step}.pkl"
+            save_model(path, algorithm, setup.spec.args(str(self.folder)), write=self.leads)
+        self.seen.clear()
+        self._save(step, False, Random.now(setup.device), {})
+        self._note_progress(step)
 
-def _record(setup: Setup, step: int, seen: dict[str, list[float]], output_dir: str) -> dict[str, Any]:
-    """One line of results.jsonl, with upstream's keys."""
-    record: dict[str, Any] = {"step": step, "epoch": step / setup.steps_per_epoch}
-    record |= {name: float(np.mean(values)) for name, values in seen.items()}
-    if setup.validation_loader is not None and setup.algorithm.needs_validation_loss:
-        record["validation_loss"] = validation_loss(setup.algorithm, setup.validation_loader, step)
-        setup.algorithm.validated(record["validation_loss"])
-    record |= evaluate(setup.algorithm, setup.eval_loader, setup.splits, step)
-    peak = torch.cuda.max_memory_allocated(setup.device) if setup.device.type == "cuda" else 0
-    record["mem_gb"] = peak / 1024**3
-    record["hparams"] = setup.hparams
-    record["args"] = setup.spec.args(output_dir)
-    changed = setup.spec.options.changed()
-    return record | ({"options": changed} if changed else {})
+    def _evaluation_pulse(self, step: int, random: Random, record: dict[str, Any]) -> Callable[[], None]:
+        # Processes that share an evaluation are not at the same batch together, so none can stop or save there.
+        return (lambda: None) if self.setup.world.shared else lambda: self._pulse(step, True, random, record)
+
+    def _pulse(self, step: int, due: bool, random: Random, record: dict[str, Any]) -> None:
+        """Stop if that was asked for, and save if it is time; ``random`` is the state of the generators to save.
+
+        Raises:
+            Stopped: after saving.
+        """
+        now, stop = time.monotonic(), self.stop.requested
+        save = now - self.last_save >= 60 * self.setup.execution.checkpoint_minutes
+        if self.setup.world.shared:
+            stop, save = map(bool, highest(stop, save))
+        if stop or save:
+            self._save(step, due, random, record)
+        if stop:
+            raise Stopped(step)
+        if now - self.last_progress >= PROGRESS_SECONDS:
+            self._note_progress(step)
+
+    def _save(self, step: int, due: bool, random: Random, record: dict[str, Any]) -> None:
+        self._check_lease()
+        results = self.folder / RESULTS
+        size = results.stat().st_size if results.exists() else 0
+        save_state(self.folder, self.setup, Position(step, due, dict(self.seen), record, size), random)
+        self.last_save = time.monotonic()
+
+    def _check_lease(self) -> None:
+        if self.lease is not None:
+            self.lease.check()
+
+    def _note_progress(self, step: int) -> None:
+        """For ``sfmoe-dg status``: how far the run is, and how fast it goes, evaluations included."""
+        if not self.leads:
+            return
+        self.last_progress = time.monotonic()
+        passed = max(1, step + 1 - self.first_step)
+        write_progress(self.folder, Progress(step, self.setup.steps, (self.last_progress - self.begun) / passed))
+
+    def _finish(self) -> None:
+        setup, folder = self.setup, self.folder
+        self._check_lease()
+        if not setup.spec.skip_model_save:
+            save_trained(folder, setup.algorithm, setup.spec.args(str(folder)), write=self.leads)
+        if not self.leads:
+            return
+        write_atomic(folder / "done", "done")
+        for name in (CHECKPOINT_FILE, FAILED):
+            (folder / name).unlink(missing_ok=True)
+
+    def _record(self, step: int, measured: dict[str, Any]) -> dict[str, Any]:
+        """One line of results.jsonl, with upstream's keys."""
+        setup = self.setup
+        record: dict[str, Any] = {"step": step, "epoch": step / setup.steps_per_epoch}
+        record |= {name: float(np.mean(values)) for name, values in self.seen.items()} | measured
+        peak = torch.cuda.max_memory_allocated(setup.device) if setup.device.type == "cuda" else 0
+        record["mem_gb"] = peak / 1024**3
+        record["hparams"] = setup.hparams
+        record["args"] = setup.spec.args(str(self.folder))
+        changed = setup.spec.options.changed()
+        return record | ({"options": changed} if changed else {})

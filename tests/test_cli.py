@@ -1,6 +1,7 @@
 """The command line as a user meets it: exit codes, sentences, a sweep from plan to tables."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sfmoe_dg.cli import COMMANDS, main
-from sfmoe_dg.cli.sweep import last_line
+from sfmoe_dg.launch.pool import last_line
 
 OBJECTIVE = '''
 import torch
@@ -96,12 +97,12 @@ def test_status_of_a_complete_sweep(study, finished, monkeypatch):
     folder, _ = finished
     result = run("status", "--output_dir", str(folder))
     assert result.returncode == 0
-    assert "Debug28 FeatureDecay            2            0" in result.stdout
+    assert re.search(r"^Debug28 FeatureDecay +2 +0", result.stdout, re.MULTILINE)
 
 
 def test_a_sweep_goes_on_with_what_is_missing(study, finished):
     folder, _ = finished
-    runs = sorted(path for path in folder.iterdir() if path.is_dir())
+    runs = sorted(path.parent for path in folder.glob("*/run.json"))
     assert len(runs) == 2
     before = (runs[1] / "results.jsonl").read_bytes()
     (runs[0] / "done").unlink()
@@ -142,7 +143,7 @@ def test_interrupting_a_sweep_leaves_no_process_and_no_done(study, tmp_path):
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline and len(list((tmp_path / "out").glob("*/results.jsonl"))) < 2:
         time.sleep(0.2)
-    owners = [json.loads(path.read_text())["pid"] for path in (tmp_path / "out").glob("*/running.json")]
+    owners = [json.loads(path.read_text())["pid"] for path in (tmp_path / "out").glob("*/lease.*.json")]
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -150,7 +151,8 @@ def test_interrupting_a_sweep_leaves_no_process_and_no_done(study, tmp_path):
     assert len(owners) == 2
     assert not any(Path(f"/proc/{pid}").exists() for pid in owners)
     assert not list((tmp_path / "out").glob("*/done"))
-    assert "interrupted" in run("status", "--output_dir", str(tmp_path / "out")).stdout
+    table = run("status", "--output_dir", str(tmp_path / "out")).stdout
+    assert re.search(r"^total +0 +0 +0 +0 +2 +0 +2$", table, re.MULTILINE)  # both lost
 
 
 @pytest.mark.parametrize("command", list(COMMANDS))
@@ -210,3 +212,4 @@ def test_last_line(tmp_path):
     assert last_line(tmp_path / "none") == ""
     (tmp_path / "err.txt").write_text("one\ntwo\n\n")
     assert last_line(tmp_path / "err.txt") == "two"
+    assert last_line(tmp_path / "err.txt", offset=8) == ""  # what stood there before does not count

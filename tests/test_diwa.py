@@ -9,8 +9,9 @@ from sfmoe_dg.checkpoint import load_model
 from sfmoe_dg.cli import main
 from sfmoe_dg.diwa import find_members, make_soup
 from sfmoe_dg.errors import UserError
+from sfmoe_dg.prepare import Execution
 from sfmoe_dg.run import RunSpec
-from sfmoe_dg.train import Execution, train
+from sfmoe_dg.train import train
 from sfmoe_dg.weight_average import tensors
 
 CPU = Execution(device="cpu", num_workers=0)

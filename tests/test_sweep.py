@@ -1,13 +1,13 @@
 """TOML studies are checked; plans have upstream's order; states are read from the folders."""
 
 import json
-import os
-import socket
+from dataclasses import asdict, replace
 
 import pytest
 
 from sfmoe_dg.errors import UserError
-from sfmoe_dg.sweep import State, env_combinations, load_plans, plan, save_plan, status
+from sfmoe_dg.lease import acquire, this_process
+from sfmoe_dg.sweep import State, env_combinations, load_plans, plan, record_failure, save_plan, status
 from sfmoe_dg.sweep_spec import check_hparams, make_spec, read_spec
 
 SMALL = {"name": "small", "datasets": ["StyledDigits"], "algorithms": ["ERM"], "n_trials": 1, "n_hparams": 1}
@@ -113,15 +113,27 @@ def test_states_are_read_from_the_folders(tmp_path):
     for folder in folders[:5]:
         folder.mkdir()
     (folders[0] / "done").write_text("done")
-    (folders[1] / "failed.json").write_text(json.dumps({"error": "out of luck", "exit_code": 2}))
-    owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": 0}
-    (folders[2] / "running.json").write_text(json.dumps(owner))
-    (folders[3] / "running.json").write_text(json.dumps(owner | {"pid": 2**22 + 1}))
-    states = status(runs, tmp_path)
-    expected = [State.DONE, State.FAILED, State.RUNNING, State.INTERRUPTED, State.INTERRUPTED]
-    assert [s.state for s in states][:5] == expected
-    assert all(s.state is State.MISSING for s in states[5:])
+    record_failure(folders[1], "out of luck", 2)
+    (folders[3] / "results.jsonl").write_text("")
+    (folders[4] / "lease.1.json").write_text(json.dumps(asdict(replace(this_process(), pid=2**22 + 1))))
+    with acquire(folders[2]):
+        states = status(runs, tmp_path, queued={runs[5].run_id, runs[0].run_id})
+    expected = [State.DONE, State.FAILED, State.RUNNING, State.LOST, State.LOST, State.QUEUED]
+    assert [s.state for s in states][:6] == expected
+    assert [s.is_to_do for s in states][:6] == [False, True, False, True, True, False]
+    assert all(s.state is State.WAITING and s.is_to_do for s in states[6:])
     assert states[1].error == "out of luck"
+
+
+def test_a_run_that_failed_three_times_stays_failed(tmp_path):
+    runs = plan(make_spec(SMALL, "test"), None)
+    folder = tmp_path / runs[0].run_id
+    folder.mkdir()
+    assert [record_failure(folder, "again", -9) for _ in range(2)] == [1, 2]
+    assert status(runs, tmp_path)[0].is_to_do
+    record_failure(folder, "and again", -9)
+    state = status(runs, tmp_path)[0]
+    assert (state.state, state.failures, state.error, state.is_to_do) == (State.FAILED, 3, "and again", False)
 
 
 def test_a_saved_plan_is_read_back(tmp_path):

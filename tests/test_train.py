@@ -13,8 +13,9 @@ import sfmoe_dg.train as training
 from sfmoe_dg import checkpoint
 from sfmoe_dg.checkpoint import load_model
 from sfmoe_dg.errors import UserError
+from sfmoe_dg.prepare import Execution, pick_device, prepare
 from sfmoe_dg.run import Options, RunSpec
-from sfmoe_dg.train import Execution, pick_device, prepare, train
+from sfmoe_dg.train import train
 
 FAST = {"dataset": "Debug28", "steps": 3, "checkpoint_freq": 2, "hparams": '{"batch_size": 4}'}
 CPU = Execution(device="cpu", num_workers=0)
@@ -108,7 +109,7 @@ def test_an_interrupted_run_starts_again_and_keeps_its_old_records_aside(tmp_pat
 
 
 def test_a_crash_leaves_no_done_and_no_owner(tmp_path, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(training, "evaluate", fail)

@@ -1,6 +1,7 @@
 """One command with sub-commands. This package is the only place that prints, and :func:`main` the only exit.
 
-Exit codes: 0 done; 1 some runs failed or are missing; 2 bad input, said in one sentence; 130 interrupted.
+Exit codes: 0 done; 1 some runs failed or are missing; 2 bad input, said in one sentence; 75 another process trains this
+run; 130 interrupted; 143 and 140 ended by SIGTERM and SIGUSR2, after saving.
 Sub-commands import what they need when they run, so that ``--help`` is quick.
 """
 
@@ -11,17 +12,37 @@ import sys
 from collections.abc import Sequence
 
 from sfmoe_dg import __version__
-from sfmoe_dg.cli import collect, convert_vmoe, diwa, list_names, status, sweep, top_hparams, train
+from sfmoe_dg.cli import (
+    cancel,
+    collect,
+    convert_vmoe,
+    delete_incomplete,
+    diwa,
+    domainbed,
+    list_names,
+    logs,
+    retry,
+    status,
+    sweep,
+    top_hparams,
+    train,
+)
 from sfmoe_dg.errors import UserError
+from sfmoe_dg.lease import LeaseLost, Owned
 
 COMMANDS = {
     "train": train,
     "sweep": sweep,
     "status": status,
+    "logs": logs,
+    "retry": retry,
+    "cancel": cancel,
+    "delete-incomplete": delete_incomplete,
     "collect": collect,
     "top-hparams": top_hparams,
     "diwa": diwa,
     "convert-vmoe": convert_vmoe,
+    "domainbed": domainbed,
     "list": list_names,
 }
 
@@ -53,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     try:
         return int(COMMANDS[args.command].run(args))
+    except (Owned, LeaseLost) as error:
+        print(f"sfmoe-dg: {error}", file=sys.stderr)
+        return 75
     except UserError as error:
         message = str(error)
     except KeyboardInterrupt:

@@ -1,34 +1,166 @@
-"""Count the runs of a sweep: done, running, failed, interrupted, missing."""
+"""Show what became of the runs of a sweep, data set by data set and algorithm by algorithm."""
 
 from __future__ import annotations
 
 import argparse
-from collections import Counter
+import json
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sfmoe_dg.durations import duration
+from sfmoe_dg.errors import UserError
+
+if TYPE_CHECKING:
+    from sfmoe_dg.run import RunSpec
+    from sfmoe_dg.sweep import RunStatus
+
+LISTED = 20
+"""Running and failed runs that are listed under the table, of each kind."""
+WATCH_SECONDS = 10.0
+CLEAR_SCREEN = "\033[H\033[2J"
 
 EXAMPLE = """example:
   sfmoe-dg status --output_dir results/quickstart
+  sfmoe-dg status --output_dir results/quickstart --watch 5
 
-The exit code is 0 if every run is done, and 1 otherwise.
+running: trained now; queued: held by a cluster's queue; waiting: not begun; lost: begun, and nobody trains it now (the
+next sweep goes on with it); failed: see sfmoe-dg retry. The exit code is 0 if every run is done, and 1 otherwise.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output_dir", required=True, help="the folder of a sweep")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--watch",
+        nargs="?",
+        type=float,
+        const=WATCH_SECONDS,
+        metavar="SECONDS",
+        help="show it again and again, until every run is done or has failed for good (default: every %(const)g s)",
+    )
+    how.add_argument("--json", action="store_true", help="every run and its state, for scripts")
 
 
 def run(args: argparse.Namespace) -> int:
     from sfmoe_dg.sweep import State, load_plans, status
 
+    if args.watch is not None and not 0 < args.watch < float("inf"):
+        raise UserError(f"--watch is {args.watch:g}; it must be a number of seconds above 0")
     output_dir = Path(args.output_dir)
-    states = status(load_plans(output_dir), output_dir)
-    groups = sorted({(s.spec.dataset, s.spec.algorithm) for s in states})
-    width = max(len(" ".join(group)) for group in groups)
-    print(f"{'':{width}}  " + "  ".join(f"{state.value:>11}" for state in State))
-    for group in groups:
-        counts = Counter(s.state for s in states if (s.spec.dataset, s.spec.algorithm) == group)
-        print(f"{' '.join(group):{width}}  " + "  ".join(f"{counts[state]:>11}" for state in State))
+    runs = load_plans(output_dir)
+    try:
+        while True:
+            queued, problem = _queued(output_dir)
+            states = status(runs, output_dir, queued)
+            complete = all(s.state is State.DONE for s in states)
+            _show(states, args, problem)
+            if args.watch is None or not any(s.is_open for s in states):
+                return 0 if complete else 1
+            time.sleep(args.watch)
+    except KeyboardInterrupt:
+        if args.watch is None:
+            raise
+        return 130
+
+
+def _queued(output_dir: Path) -> tuple[Collection[str], str]:
+    """The runs that a queue holds, or why that cannot be known."""
+    from sfmoe_dg.launch import queued_runs
+
+    try:
+        return queued_runs(output_dir), ""
+    except UserError as error:
+        return (), f"which runs are queued is not known: {error}"
+
+
+def _show(states: Sequence[RunStatus], args: argparse.Namespace, problem: str) -> None:
+    if args.json:
+        print(json.dumps(_as_json(states), indent=1))
+    else:
+        # Home and clear: the table stays in its place.
+        before = CLEAR_SCREEN if args.watch is not None and sys.stdout.isatty() else ""
+        print(before + "\n".join([*table(states), *_running(states), *_failed(states)]), flush=True)
+    if problem:
+        print(problem, file=sys.stderr)
+
+
+def table(states: Sequence[RunStatus]) -> Iterator[str]:
+    """A line per data set and algorithm, in the order of the plan, and a total."""
+    from sfmoe_dg.sweep import State
+
+    counts: dict[str, Counter[State]] = defaultdict(Counter)
     for s in states:
-        if s.state is State.FAILED:
-            print(f"failed: {s.spec}: {s.error} ({s.folder})")
-    return 0 if all(s.state is State.DONE for s in states) else 1
+        counts[f"{s.spec.dataset} {s.spec.algorithm}"][s.state] += 1
+    rows = [*counts.items(), ("total", sum(counts.values(), Counter[State]()))]
+    width = max(len(name) for name, _ in rows)
+    yield " ".join([" " * width, *(f"{state.value:>8}" for state in State), f"{'all':>8}"])
+    for name, row in rows:
+        yield " ".join([f"{name:{width}}", *(f"{row[state]:>8}" for state in State), f"{row.total():>8}"])
+
+
+def _running(states: Sequence[RunStatus]) -> Iterator[str]:
+    from sfmoe_dg.progress import read_progress
+    from sfmoe_dg.sweep import State
+
+    running = [s for s in states if s.state is State.RUNNING]
+    for s in running[:LISTED]:
+        progress = read_progress(s.folder)
+        how_far = "no step yet"
+        if progress is not None:
+            how_far = f"step {progress.step + 1}/{progress.steps}, {duration(progress.seconds_left)} left"
+        yield f"running: {_title(s.spec)}  {how_far}"
+    if len(running) > LISTED:
+        yield f"running: and {len(running) - LISTED} more"
+
+
+def _failed(states: Sequence[RunStatus]) -> Iterator[str]:
+    from sfmoe_dg.sweep import State
+
+    failed = [s for s in states if s.state is State.FAILED]
+    for s in failed[:LISTED]:
+        often = "once" if s.failures == 1 else f"{s.failures} times"
+        error = s.error.removeprefix("sfmoe-dg: error: ")
+        then = "" if s.is_to_do else "; it stays so until sfmoe-dg retry"
+        yield f"failed {often}: {_title(s.spec)}: {error}{then} ({s.folder / 'err.txt'})"
+    if len(failed) > LISTED:
+        yield f"failed: and {len(failed) - LISTED} more"
+
+
+def _title(run: RunSpec) -> str:
+    from sfmoe_dg.naming import title
+
+    return title(run)
+
+
+def _as_json(states: Sequence[RunStatus]) -> dict[str, Any]:
+    from sfmoe_dg.sweep import State
+
+    counts = Counter(s.state for s in states)
+    return {
+        "complete": counts[State.DONE] == len(states),
+        "counts": {state.value: counts[state] for state in State},
+        "runs": [_run_as_json(s) for s in states],
+    }
+
+
+def _run_as_json(s: RunStatus) -> dict[str, Any]:
+    from sfmoe_dg.lease import current, read_owner
+    from sfmoe_dg.progress import read_progress
+    from sfmoe_dg.sweep import State
+
+    values: dict[str, Any] = {"id": s.folder.name, "title": str(s.spec), "dataset": s.spec.dataset}
+    values |= {"algorithm": s.spec.algorithm, "state": s.state.value, "folder": str(s.folder)}
+    if s.failures:
+        values |= {"failures": s.failures, "error": s.error}
+    if s.state is State.RUNNING:
+        lease, progress = current(s.folder), read_progress(s.folder)
+        owner = None if lease is None else read_owner(lease)
+        values["owner"] = None if owner is None else str(owner)
+        if progress is not None:
+            values |= {"step": progress.step, "steps": progress.steps, "seconds_left": round(progress.seconds_left, 1)}
+    return values

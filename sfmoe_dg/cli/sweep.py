@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.cli import launch_flags
 
 if TYPE_CHECKING:
     from sfmoe_dg.launch import Job
+    from sfmoe_dg.launch_settings import LaunchSettings
+    from sfmoe_dg.run import RunSpec
     from sfmoe_dg.sweep import RunStatus
-    from sfmoe_dg.sweep_spec import LaunchSettings
+    from sfmoe_dg.sweep_spec import SweepSpec
 
 EXAMPLE = """example:
   sfmoe-dg sweep sweeps/quickstart.toml --output_dir results/quickstart --jobs 2
   sfmoe-dg sweep sweeps/pacs.toml --data_dir DATA --output_dir results/pacs --dry_run
+  sfmoe-dg sweep sweeps/pacs.toml --data_dir DATA --output_dir results/pacs --launcher slurm --time 12:00:00
 
 A run that is done is never trained again: the same command goes on with what is missing or failed.
 """
@@ -31,85 +36,123 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", metavar="SPEC.toml", help="the study; see sweeps/")
     parser.add_argument("--data_dir", help="the folder that holds the data sets' folders")
     parser.add_argument("--output_dir", required=True, help="one folder per run is made here")
-    parser.add_argument("--launcher", default="local", help="how runs are started (local)")
-    parser.add_argument("--jobs", type=int, help="runs at a time; default: the study's [launch] jobs")
-    parser.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps; default: the study's")
+    parser.add_argument("--launcher", default="local", help="how runs are started: local, slurm or commands")
     parser.add_argument("--dry_run", action="store_true", help="print the commands of the runs and start nothing")
+    launch_flags.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from sfmoe_dg.launch import LAUNCHERS, Job
-    from sfmoe_dg.sweep import State, check_data_folders, plan, save_plan, status
-    from sfmoe_dg.sweep_spec import check_hparams, read_spec
+    from sfmoe_dg.launch import LAUNCHERS, Study
+    from sfmoe_dg.launch.commands import Commands
+    from sfmoe_dg.launch.sweeps import registered
+    from sfmoe_dg.loggers import check_loggers
+    from sfmoe_dg.sweep import check_data_folders, plan, save_plan
+    from sfmoe_dg.sweep_spec import read_spec
 
     spec = read_spec(args.spec)
-    settings = spec.launch
-    if args.jobs is not None:
-        if args.jobs < 1:
-            raise UserError(f"--jobs is {args.jobs}; it must be at least 1")
-        settings = replace(settings, jobs=args.jobs)
-    if args.device is not None:
-        settings = replace(settings, device=args.device)
-    launcher = LAUNCHERS.load(args.launcher)
+    settings = launch_flags.override(spec.launch, args)
+    launcher = LAUNCHERS.load(args.launcher)()
     runs = plan(spec, args.data_dir)
     check_data_folders(spec, args.data_dir)
-    check_hparams(spec)
+    _check_hparams(spec)
+    check_loggers(settings.log)
     output_dir = Path(args.output_dir)
-    states = status(runs, output_dir)
-    todo = [s for s in states if s.state not in (State.DONE, State.RUNNING)]
-    jobs = [Job(str(s.spec), _command(s, settings, spec.plugins), s.folder) for s in todo]
+    study = Study(spec.name, output_dir, runs, partial(_command, settings, spec.plugins))
     if args.dry_run:
-        for job in jobs:
-            print(shlex.join(job.command))
+        Commands().launch(study, settings, _Progress())
         return 0
     output_dir.mkdir(parents=True, exist_ok=True)
     save_plan(spec, args.data_dir, output_dir)
-    print(f"{spec.name}: {len(runs)} runs, {len(jobs)} to do, {settings.jobs} at a time, in {output_dir}", flush=True)
-    launcher(jobs, settings, _Progress(len(jobs)))
-    return finish(output_dir, status(runs, output_dir))
+    states = study.states()
+    to_do = sum(state.is_to_do for state in states)
+    progress = _Progress(to_do, only_commands=args.launcher == "commands")
+    progress.say(f"{spec.name}: {len(runs)} runs, {to_do} to do, in {output_dir}")
+    if not _is_worth_it(states, settings, args.yes, progress):
+        return 1
+    # ``sfmoe-dg cancel`` ends a sweep as Ctrl-C does: runs save first.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with registered(output_dir):
+        has_ended = launcher.launch(study, settings, progress)
+    if has_ended:
+        return finish(output_dir, study.states())
+    progress.say(f"see how it goes:  sfmoe-dg status --output_dir {shlex.quote(str(output_dir))}")
+    progress.say("for the tables, and for what was lost, start the same command again")
+    return 0
 
 
-def _command(run: RunStatus, settings: LaunchSettings, plugins: Sequence[str]) -> tuple[str, ...]:
-    words = [sys.executable, "-m", "sfmoe_dg", "train", *run.spec.flags(), "--output_dir", str(run.folder)]
+def _check_hparams(spec: SweepSpec) -> None:
+    """Refuse overrides that no algorithm has, in a process that ends: it takes torch, and a sweep may live for days."""
+    from sfmoe_dg.sweep_spec import check_hparams
+
+    if not spec.hparams and not spec.overrides:
+        return
+    if "torch" in sys.modules:
+        # A plugin has loaded it already.
+        check_hparams(spec)
+        return
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        pool.submit(_load_and_check, spec).result()
+
+
+def _load_and_check(spec: SweepSpec) -> None:
+    from sfmoe_dg.plugins import load_plugins
+    from sfmoe_dg.sweep_spec import check_hparams
+
+    load_plugins(spec.plugins)
+    check_hparams(spec)
+
+
+def _is_worth_it(states: Sequence[RunStatus], settings: LaunchSettings, yes: bool, progress: _Progress) -> bool:
+    """Say what the sweep will cost, and ask if that is much."""
+    from sfmoe_dg.cli.confirm import confirm
+    from sfmoe_dg.cost import estimate
+
+    cost = estimate(states)
+    if cost.is_above(settings.confirm_above_hours):
+        return confirm(f"{cost}, more than {settings.confirm_above_hours:g} hours", yes)
+    if cost.runs:
+        progress.say(str(cost))
+    return True
+
+
+def _command(settings: LaunchSettings, plugins: Sequence[str], run: RunSpec, folder: Path) -> tuple[str, ...]:
+    words = [sys.executable, "-m", "sfmoe_dg", "train", *run.flags(), "--output_dir", str(folder)]
     words += ["--device", settings.device]
     if settings.num_workers is not None:
         words += ["--num_workers", str(settings.num_workers)]
     if settings.cache_dir is not None:
         words += ["--cache_dir", settings.cache_dir]
+    if settings.log:
+        words += ["--log", *settings.log]
     for plugin in plugins:
         words += ["--plugin", plugin]
     return tuple(words)
 
 
 class _Progress:
-    """A line for every run that ends, with the time left; a run that failed leaves its reason in its folder."""
+    """Sentences, and a line for every run that ends, with the time left.
 
-    def __init__(self, total: int) -> None:
+    ``only_commands``: standard output is for command lines, and the sentences go to standard error.
+    """
+
+    def __init__(self, total: int = 0, only_commands: bool = False) -> None:
         self._total, self._ended, self._started = total, 0, time.monotonic()
+        self._sentences = sys.stderr if only_commands else sys.stdout
 
-    def __call__(self, job: Job, code: int, seconds: float) -> None:
-        from sfmoe_dg.records import write_atomic
+    def say(self, sentence: str) -> None:
+        print(sentence, file=self._sentences, flush=True)
 
+    def command(self, line: str) -> None:
+        print(line)
+
+    def ended(self, job: Job, error: str | None, seconds: float) -> None:
         self._ended += 1
-        left = (time.monotonic() - self._started) / self._ended * (self._total - self._ended)
-        word, error = "done  ", ""
-        if code != 0:
-            word = "FAILED"
-            error = last_line(job.folder / "err.txt") or f"ended with exit code {code}"
-            write_atomic(job.folder / "failed.json", json.dumps({"error": error, "exit_code": code}) + "\n")
+        left = (time.monotonic() - self._started) / self._ended * max(0, self._total - self._ended)
         counter = f"[{self._ended:>{len(str(self._total))}}/{self._total}]"
+        word = "done  " if error is None else "FAILED"
         print(f"{counter} {word} {job.title}  {seconds:.0f} s, about {left:.0f} s left", flush=True)
-        if error:
+        if error is not None:
             print(f"        {error}", flush=True)
-
-
-def last_line(path: Path) -> str:
-    """The last line of a text file that is not blank."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
-    except FileNotFoundError:
-        return ""
-    return next((line for line in reversed(lines) if line), "")
 
 
 def finish(output_dir: Path, states: Sequence[RunStatus]) -> int:

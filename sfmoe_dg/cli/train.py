@@ -6,13 +6,20 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from sfmoe_dg.errors import UserError
 from sfmoe_dg.run import OPTION_CHOICES, TASKS, Options, RunSpec
 
 if TYPE_CHECKING:
-    from sfmoe_dg.train import Setup
+    from sfmoe_dg.distributed import World
+    from sfmoe_dg.lease import Owner
+    from sfmoe_dg.prepare import Setup
+    from sfmoe_dg.train import Reporter
 
 CACHE_VARIABLE = "SFMOE_DG_CACHE"
 
@@ -46,6 +53,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     execution.add_argument("--num_workers", type=int, help="loader processes, shared by all domains")
     execution.add_argument(
         "--cache_dir", metavar="DIR", help=f"for --images cached; default: ${CACHE_VARIABLE}, or ~/.cache/sfmoe_dg"
+    )
+    execution.add_argument(
+        "--checkpoint_minutes",
+        type=float,
+        default=10,
+        metavar="M",
+        help="save what is needed to go on at least every M minutes, besides every evaluation (default: 10)",
+    )
+    execution.add_argument(
+        "--log", nargs="+", default=[], metavar="NAME", help="also show records in: tensorboard, wandb"
+    )
+    execution.add_argument(
+        "--parallel",
+        default="ddp",
+        choices=("ddp", "fsdp", "expert"),
+        help="how processes started by torchrun share the run; see docs/distributed.md",
     )
     execution.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="module or .py to import")
 
@@ -95,28 +118,64 @@ def cache_folder(given: str | None = None) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
+    from sfmoe_dg.cli.processes import launched, together
+    from sfmoe_dg.cli.stop_signals import StopSignals
+    from sfmoe_dg.loggers import check_loggers
     from sfmoe_dg.plugins import load_plugins
-    from sfmoe_dg.train import Execution, train
+    from sfmoe_dg.prepare import Execution
+    from sfmoe_dg.train import Stopped, train
 
+    if args.checkpoint_minutes < 0:
+        raise UserError(f"--checkpoint_minutes is {args.checkpoint_minutes}; it must be at least 0 (0: at every step)")
     load_plugins(args.plugin)
-    execution = Execution(args.device, args.num_workers, cache_dir=cache_folder(args.cache_dir))
-    if args.images == "cached":
-        print(f"images from the cache {execution.cache_dir}; those missing there are decoded first", flush=True)
-    with ConsoleReporter(Path(args.output_dir)) as reporter:
-        train(make_spec(args), args.output_dir, execution, reporter)
-    print(f"done: {args.output_dir}")
+    check_loggers(args.log)
+    signals, world = StopSignals(), launched()
+    say: Callable[[str], None] = partial(print, flush=True) if world.leads else lambda line: None
+    try:
+        with together(world, args.device) as device, _reporter(args, world, signals.defer) as reporter:
+            execution = Execution(
+                device,
+                args.num_workers,
+                cache_dir=cache_folder(args.cache_dir),
+                checkpoint_minutes=args.checkpoint_minutes,
+                world=world,
+                parallel=args.parallel,
+            )
+            if args.images == "cached":
+                say(f"images from the cache {execution.cache_dir}; those missing there are decoded first")
+            train(make_spec(args), args.output_dir, execution, reporter, signals)
+    except Stopped as stopped:
+        where = "before its first step" if stopped.step is None else f"after step {stopped.step}, all of it saved"
+        say(f"stopped {where}: {args.output_dir}; the same command goes on from there")
+        return signals.wait_to_be_killed()
+    say(f"done: {args.output_dir}")
     return 0
+
+
+@contextmanager
+def _reporter(args: argparse.Namespace, world: World, on_start: Callable[[], None]) -> Iterator[Reporter]:
+    """The console and the loggers for the process that leads, silence for the others."""
+    from sfmoe_dg.cli.processes import Follower
+    from sfmoe_dg.loggers import LOGGERS, Together
+
+    if not world.leads:
+        yield Follower(on_start)
+        return
+    folder = Path(args.output_dir)
+    loggers = [LOGGERS.load(name)(folder) for name in args.log]
+    with ConsoleReporter(folder, on_start) as console, Together(console, loggers) as reporter:
+        yield reporter
 
 
 class ConsoleReporter:
     """Shows a run: a progress bar where there is a terminal, a line per evaluation everywhere, and out.txt."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, on_start: Callable[[], None] = lambda: None) -> None:
+        self._folder, self._on_start = folder, on_start
         self._log: TextIO | None = None
         self._bar: Any = None
         self._setup: Setup | None = None
-        self._started = time.monotonic()
+        self._started, self._first_step = time.monotonic(), 0
 
     def __enter__(self) -> ConsoleReporter:
         return self
@@ -127,14 +186,19 @@ class ConsoleReporter:
         if self._log is not None:
             self._log.close()
 
-    def started(self, setup: Setup) -> None:
+    def waiting(self, owner: Owner | None, seconds: float) -> None:
+        who = owner or "a process that is just beginning"
+        print(f"{self._folder} is held by {who}: watching its heartbeat for up to {seconds:.0f} s", flush=True)
+
+    def started(self, setup: Setup, step: int, notice: str) -> None:
         from tqdm import tqdm
 
+        self._on_start()
         self._setup = setup
-        self._log = (self._folder / "out.txt").open("w", encoding="utf-8")
-        self._bar = tqdm(total=setup.steps, disable=not sys.stderr.isatty(), unit="step", leave=False)
-        self._started = time.monotonic()
-        for line in describe_run(setup):
+        self._log = (self._folder / "out.txt").open("a" if step else "w", encoding="utf-8")
+        self._bar = tqdm(total=setup.steps, initial=step, disable=not sys.stderr.isatty(), unit="step", leave=False)
+        self._started, self._first_step = time.monotonic(), step
+        for line in [*describe_run(setup), *([notice] if notice else [])]:
             self._say(line)
 
     def stepped(self, step: int, values: dict[str, float]) -> None:
@@ -150,8 +214,9 @@ class ConsoleReporter:
 
     def _line(self, record: dict[str, Any]) -> str:
         assert self._setup is not None
-        done = (record["step"] + 1) / self._setup.steps
-        left = (time.monotonic() - self._started) * (1 - done) / done
+        steps_left = self._setup.steps - record["step"] - 1
+        steps_done = max(1, record["step"] + 1 - self._first_step)
+        left = (time.monotonic() - self._started) / steps_done * steps_left
         loss = f"loss {record['loss']:.4f}  " if "loss" in record else ""
         accuracies = "  ".join(
             f"{name}{'*' if i in self._setup.spec.test_envs else ''} "
@@ -174,8 +239,10 @@ def describe_run(setup: Setup) -> list[str]:
     """What is trained on what, the hyper-parameters, and what was left out."""
     names = setup.dataset.domain_names
     held_out = ", ".join(names[i] for i in setup.spec.test_envs)
-    parameters = sum(p.numel() for p in setup.algorithm.parameters())
-    lines = [f"{setup.spec}", f"device {setup.device}, {parameters:,} parameters, held out: {held_out}", "hparams:"]
+    device = f"device {setup.device}"
+    if setup.world.shared:
+        device += f" and {setup.world.size - 1} more ({setup.execution.parallel})"
+    lines = [f"{setup.spec}", f"{device}, {setup.num_parameters:,} parameters, held out: {held_out}", "hparams:"]
     lines += [f"  {name}: {value}" for name, value in sorted(setup.hparams.items())]
     lines.append("images (in + out):")
     lines += [f"  {name}: {len(split.in_)} + {len(split.out)}" for name, split in zip(names, setup.splits, strict=True)]

@@ -1,0 +1,125 @@
+"""Stop runs of a sweep after they have saved, and take their jobs out of the queue."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sfmoe_dg.errors import UserError
+
+if TYPE_CHECKING:
+    from sfmoe_dg.sweep import RunStatus
+
+EXAMPLE = """example:
+  sfmoe-dg cancel --output_dir results/pacs
+  sfmoe-dg cancel --output_dir results/pacs 3f9a 'PACS ERM test 0 hparams 0 trial 1'
+
+Without RUN, the sweeps that work in the folder are ended too, so that they start nothing more. The same sweep command
+goes on later, from the checkpoints. The exit code is 1 if something goes on that cannot be stopped from here.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="only these; default: all")
+    parser.add_argument("--output_dir", required=True, help="the folder of a sweep")
+    parser.add_argument("--dry_run", action="store_true", help="say what would be stopped and stop nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    from sfmoe_dg.launch import queued_runs
+    from sfmoe_dg.naming import find_run
+    from sfmoe_dg.sweep import load_plans, status
+
+    output_dir = Path(args.output_dir)
+    runs = load_plans(output_dir)
+    queued = queued_runs(output_dir)
+    named = {find_run(runs, text) for text in args.runs}
+    chosen = [s for s in status(runs, output_dir, queued) if not named or s.spec in named]
+    for s in chosen if named else ():
+        _refuse_idle(s)
+    if args.dry_run:
+        return _announce(chosen, output_dir, queued, not named)
+    left = 0 if named else _stop_sweeps(output_dir)
+    canceled = _cancel_jobs(output_dir, {s.folder.name for s in chosen} if named else None)
+    # Runs of a job that was just taken out of the queue are saving: a second signal would end them before they have.
+    rest = [s.spec for s in chosen if s.folder.name not in canceled]
+    left += _stop_runs(status(rest, output_dir))
+    return 1 if left else 0
+
+
+def _refuse_idle(s: RunStatus) -> None:
+    from sfmoe_dg.naming import title
+    from sfmoe_dg.sweep import State
+
+    if s.state not in (State.RUNNING, State.QUEUED):
+        raise UserError(f"run {title(s.spec)} is neither running nor queued: it is {s.state.value}")
+
+
+def _announce(states: Sequence[RunStatus], output_dir: Path, queued: dict[str, str], whole: bool) -> int:
+    from sfmoe_dg.launch.sweeps import sweeps_of
+    from sfmoe_dg.naming import title
+    from sfmoe_dg.steering import owner_of
+    from sfmoe_dg.sweep import State
+
+    for owner in sweeps_of(output_dir) if whole else ():
+        print(f"would end the sweep of {owner}")
+    for s in states:
+        if s.folder.name in queued:
+            print(f"would cancel job {queued[s.folder.name]} of {title(s.spec)}")
+        elif s.state is State.RUNNING:
+            print(f"would stop {title(s.spec)}: {owner_of(s)}")
+    return 0
+
+
+def _stop_sweeps(output_dir: Path) -> int:
+    """End the sweeps that work in the folder; returns how many could not be."""
+    from sfmoe_dg.launch.sweeps import sweeps_of
+    from sfmoe_dg.steering import Stop, stop_process
+
+    left = 0
+    for owner in sweeps_of(output_dir):
+        print(f"ending the sweep of {owner}; its runs are saved first", flush=True)
+        if stop_process(owner) is Stop.ELSEWHERE:
+            left += 1
+            print(f"the sweep of {owner} cannot be ended from here: end it there, on {owner.host}", file=sys.stderr)
+    return left
+
+
+def _cancel_jobs(output_dir: Path, ids: set[str] | None) -> set[str]:
+    """Take jobs out of every queue; returns the runs that they hold, which may be more than were named."""
+    from sfmoe_dg.launch import LAUNCHERS
+
+    canceled = set[str]()
+    for name in LAUNCHERS:
+        launcher = LAUNCHERS.load(name)()
+        queued = launcher.queued(output_dir)
+        jobs = set(launcher.cancel(output_dir, ids))
+        held = {run_id for run_id, job in queued.items() if job in jobs}
+        others = held - ids if ids is not None else set[str]()
+        if jobs:
+            print(f"{name}: canceled {len(jobs)} jobs of {len(held)} runs; runs under way save first")
+        if others:
+            print(f"{name}: {len(others)} other runs of the same jobs stop too; the next sweep starts them again")
+        canceled |= held
+    return canceled
+
+
+def _stop_runs(states: Sequence[RunStatus]) -> int:
+    """Stop runs on this machine; returns how many go on."""
+    from sfmoe_dg.naming import title
+    from sfmoe_dg.steering import Stop, stop_runs
+
+    left = 0
+    for s, owner, how in stop_runs(states):
+        if how is Stop.STOPPED:
+            print(f"stopped, and saved: {title(s.spec)}")
+        elif how is Stop.KILLED:
+            print(f"killed, since it did not save in time: {title(s.spec)}; it goes on from its last checkpoint")
+        else:
+            left += 1
+            what = f"scancel {owner.slurm_job.partition('@')[0]}" if owner.slurm_job else f"kill -TERM {owner.pid}"
+            print(f"not stopped: {title(s.spec)} is trained by {owner}; on {owner.host}, say: {what}", file=sys.stderr)
+    return left

@@ -1,0 +1,49 @@
+"""Delete the folders of runs that are not done and that nobody trains."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from sfmoe_dg.cli.confirm import confirm
+
+EXAMPLE = """example:
+  sfmoe-dg delete-incomplete --output_dir results/pacs --dry_run
+  sfmoe-dg delete-incomplete --output_dir results/pacs --yes
+
+Runs that are done, under way or queued are never touched. What is deleted begins anew with the next sweep, although
+it could go on from its last checkpoint: this is for studies that are given up, and for full disks.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output_dir", required=True, help="the folder of a sweep")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--dry_run", action="store_true", help="list the folders and delete nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    from sfmoe_dg.launch import queued_runs
+    from sfmoe_dg.steering import delete_run, incomplete
+    from sfmoe_dg.sweep import load_plans, status
+
+    output_dir = Path(args.output_dir)
+    found = incomplete(status(load_plans(output_dir), output_dir, queued_runs(output_dir)))
+    for s in found:
+        print(f"{s.state.value:>7}  {s.folder}  {s.spec}")
+    if not found:
+        print("nothing to delete: every run that has begun is done, under way or queued")
+        return 0
+    if args.dry_run:
+        print(f"{len(found)} folders would be deleted")
+        return 0
+    sys.stdout.flush()
+    if not confirm(f"{len(found)} folders of incomplete runs in {output_dir} will be deleted for good", args.yes):
+        print("nothing was deleted")
+        return 1
+    deleted = sum(delete_run(s) for s in found)
+    print(f"{deleted} folders deleted")
+    if deleted < len(found):
+        print(f"{len(found) - deleted} were left alone: they were begun or finished in the meantime")
+    return 0

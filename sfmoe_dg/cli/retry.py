@@ -1,0 +1,47 @@
+"""Forget the failures of runs, so that the next sweep starts them again."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sfmoe_dg.errors import UserError
+
+EXAMPLE = """example:
+  sfmoe-dg retry --failed --output_dir results/pacs
+  sfmoe-dg retry --output_dir results/pacs 3f9a 'PACS ERM test 0'
+
+A run is named by the beginning of its id or by words of its title, as sfmoe-dg status shows them. A run that failed
+goes on from its last checkpoint.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="only these")
+    parser.add_argument("--failed", action="store_true", help="every run that failed")
+    parser.add_argument("--output_dir", required=True, help="the folder of a sweep")
+    parser.add_argument("--dry_run", action="store_true", help="list the runs and change nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    from sfmoe_dg.naming import find_run, title
+    from sfmoe_dg.steering import forget_failures
+    from sfmoe_dg.sweep import State, load_plans, status
+
+    if not args.runs and not args.failed:
+        raise UserError("which runs? name some, or say --failed for every run that failed")
+    output_dir = Path(args.output_dir)
+    runs = load_plans(output_dir)
+    named = {find_run(runs, text) for text in args.runs}
+    chosen = [s for s in status(runs, output_dir) if not named or s.spec in named]
+    for s in chosen if named else ():
+        if s.state is not State.FAILED:
+            raise UserError(f"run {title(s.spec)} has not failed: it is {s.state.value}")
+    failed = [s for s in chosen if s.state is State.FAILED]
+    if args.dry_run:
+        for s in failed:
+            print(f"{title(s.spec)}: {s.error}")
+        print(f"{len(failed)} failed runs would be started again by the next sweep")
+        return 0
+    print(f"{forget_failures(failed)} failed runs will be started again by the next sweep")
+    return 0

@@ -1,0 +1,263 @@
+"""A run made ready: its data, splits, algorithm and loaders, everything checked, nothing on disk yet."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from sfmoe_dg import __version__, data
+from sfmoe_dg.algorithms import ALGORITHMS, hparam_table
+from sfmoe_dg.algorithms.base import Algorithm, Precision
+from sfmoe_dg.data.cache import cached
+from sfmoe_dg.data.catalog import facts
+from sfmoe_dg.data.device_augment import TensorTransform
+from sfmoe_dg.data.domains import DomainDataset
+from sfmoe_dg.data.loaders import ALONE, EvalLoader, TrainLoader
+from sfmoe_dg.data.splits import DomainSplit, check_batch_size, split_domains
+from sfmoe_dg.data.transforms import ImageTransform
+from sfmoe_dg.distributed import World
+from sfmoe_dg.errors import UserError
+from sfmoe_dg.hparams import parse_overrides, resolve
+from sfmoe_dg.run import RunSpec
+from sfmoe_dg.seeds import seed_everything
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a run is executed; none of it changes what the records mean."""
+
+    device: str = "auto"
+    num_workers: int | None = None
+    eval_batch_size: int = 128
+    cache_dir: str | None = None
+    """The folder of decoded images, for the option images = "cached"."""
+    checkpoint_minutes: float = 10
+    """A run saves what it needs to go on at every evaluation, and whenever so many minutes have passed."""
+    world: World = ALONE
+    """Which of how many processes this one is; those of one run share every minibatch and every evaluation."""
+    parallel: str = "ddp"
+    """How they share it: one of ``PARALLEL_MODES``."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run made ready: everything that training needs and nothing on disk yet."""
+
+    spec: RunSpec
+    execution: Execution
+    device: torch.device
+    hparams: dict[str, Any]
+    dataset: DomainDataset
+    splits: list[DomainSplit]
+    algorithm: Algorithm
+    train_loader: TrainLoader
+    eval_loader: EvalLoader
+    validation_loader: EvalLoader | None
+    """The training domains' out-splits without augmentation, for algorithms that want to know their loss there."""
+    steps: int
+    checkpoint_freq: int
+    num_parameters: int
+    """Of the algorithm, wherever they are."""
+
+    @property
+    def world(self) -> World:
+        """The processes that train this run."""
+        return self.execution.world
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Upstream's epoch: that of the smallest domain, test domains included."""
+        return min(len(split.in_) / self.hparams["batch_size"] for split in self.splits)
+
+    def close(self) -> None:
+        self.train_loader.close()
+        self.eval_loader.close()
+        if self.validation_loader is not None:
+            self.validation_loader.close()
+
+
+def resolve_hparams(spec: RunSpec) -> dict[str, Any]:
+    """The run's hyper-parameters: defaults or random draw, and the overrides.
+
+    Raises:
+        UserError: on an unknown algorithm, or an override that does not fit.
+    """
+    hparams = resolve(
+        hparam_table(spec.algorithm, spec.dataset),
+        spec.hparams_seed,
+        spec.trial_seed,
+        parse_overrides(spec.hparams),
+        per_trial=spec.options.hparams_per_trial,
+    )
+    ALGORITHMS.load(spec.algorithm).check_hparams(hparams, "--hparams")
+    return hparams
+
+
+def prepare(spec: RunSpec, execution: Execution | None = None) -> Setup:
+    """Check everything that can be wrong with a run, and build it.
+
+    Raises:
+        UserError: for whatever is wrong; nothing has been written then.
+    """
+    execution = execution or Execution()
+    spec.check()
+    entry = facts(spec.dataset)
+    hparams = resolve_hparams(spec)
+    device = pick_device(execution.device)
+    seed_everything(spec.seed)
+    dataset = _open_dataset(spec, execution)
+    splits = split_domains(
+        dataset,
+        spec.test_envs,
+        trial_seed=spec.trial_seed,
+        holdout_fraction=spec.holdout_fraction,
+        uda_fraction=spec.uda_holdout_fraction,
+        policy=spec.options.split,
+    )
+    train_envs = [i for i in range(len(dataset)) if i not in spec.test_envs]
+    check_batch_size(dataset, splits, train_envs, hparams["batch_size"])
+    algorithm = _build_algorithm(spec, dataset, len(train_envs), hparams, device)
+    algorithm.describe_domains([entry.domain_attributes[i] for i in train_envs] if entry.domain_attributes else [])
+    num_parameters = sum(p.numel() for p in algorithm.parameters())
+    train_loader, eval_loader, validation_loader = _make_loaders(
+        spec, execution, dataset, splits, train_envs, algorithm, device
+    )
+    if execution.world.shared:
+        # Imported here: a process on its own has no use for torch's distributed tensors.
+        from sfmoe_dg.parallel import share_updates
+
+        share_updates(algorithm, execution.world, execution.parallel)
+    return Setup(
+        spec=spec,
+        execution=execution,
+        device=device,
+        hparams=hparams,
+        dataset=dataset,
+        splits=splits,
+        algorithm=algorithm,
+        train_loader=train_loader,
+        eval_loader=eval_loader,
+        validation_loader=validation_loader,
+        steps=spec.steps or entry.steps,
+        checkpoint_freq=spec.checkpoint_freq or entry.checkpoint_freq,
+        num_parameters=num_parameters,
+    )
+
+
+def _open_dataset(spec: RunSpec, execution: Execution) -> DomainDataset:
+    dataset = data.build(spec.dataset, spec.data_dir, on_bad_image=spec.options.on_bad_image)
+    if spec.options.images != "cached":
+        return dataset
+    if execution.cache_dir is None:
+        raise UserError("--images cached needs --cache_dir, a folder for the decoded images")
+    return cached(dataset, execution.cache_dir)
+
+
+def _build_algorithm(
+    spec: RunSpec, dataset: DomainDataset, num_domains: int, hparams: dict[str, Any], device: torch.device
+) -> Algorithm:
+    algorithm_class = ALGORITHMS.load(spec.algorithm)
+    if num_domains < algorithm_class.min_domains:
+        raise UserError(
+            f"{spec.algorithm} needs at least {algorithm_class.min_domains} training domains; {spec.dataset} without "
+            f"test domains {list(spec.test_envs)} has {num_domains}"
+        )
+    algorithm = algorithm_class(dataset.input_shape, dataset.num_classes, num_domains, hparams)
+    algorithm.precision = Precision(spec.options.precision, device.type)
+    return algorithm.to(device)
+
+
+def _make_loaders(
+    spec: RunSpec,
+    execution: Execution,
+    dataset: DomainDataset,
+    splits: list[DomainSplit],
+    train_envs: list[int],
+    algorithm: Algorithm,
+    device: torch.device,
+) -> tuple[TrainLoader, EvalLoader, EvalLoader | None]:
+    mean, std = algorithm.normalization
+    size = dataset.input_shape[-1]
+    transform = ImageTransform if spec.options.images == "files" else TensorTransform
+    clean = transform(size=size, mean=mean, std=std)
+    augmented = replace(clean, augment=bool(algorithm.hparams["data_augmentation"]), crop=facts(spec.dataset).crops)
+    evaluated_augmented = train_envs if spec.options.eval_transforms == "train" else []
+    train_loader = TrainLoader(
+        dataset,
+        splits,
+        train_envs,
+        algorithm.hparams["batch_size"],
+        augmented,
+        seed=spec.seed,
+        num_workers=execution.num_workers,
+        class_balanced=algorithm.hparams["class_balanced"],
+        unlabeled_envs=spec.test_envs if spec.task == "domain_adaptation" else (),
+        device=device,
+        world=execution.world,
+    )
+    make_eval_loader = partial(
+        EvalLoader,
+        dataset,
+        seed=spec.seed,
+        batch_size=execution.eval_batch_size,
+        shuffled=algorithm.predicts_in_context,
+        num_workers=execution.num_workers,
+        device=device,
+        world=execution.world,
+        in_step=execution.parallel != "ddp",
+    )
+    transforms = [augmented if i in evaluated_augmented else clean for i in range(len(dataset))]
+    validation_loader = None
+    if algorithm.needs_validation_loss:
+        validation_loader = make_eval_loader(only_validation(splits, train_envs), [clean] * len(dataset))
+    return train_loader, make_eval_loader(splits, transforms), validation_loader
+
+
+def only_validation(splits: Sequence[DomainSplit], train_envs: Sequence[int]) -> list[DomainSplit]:
+    """The out-splits of the domains that are trained on, and nothing else."""
+    nothing = splits[0].out[:0]
+    kept = [split.out if i in train_envs else nothing for i, split in enumerate(splits)]
+    return [DomainSplit(in_=nothing, out=out, uda=nothing) for out in kept]
+
+
+def pick_device(name: str) -> torch.device:
+    """'auto' takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        UserError: for a device that is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UserError(f"--device {name} is not available here; allowed: auto, cpu, cuda, cuda:N, mps") from None
+    return device
+
+
+def describe(setup: Setup) -> dict[str, Any]:
+    """What DomainBed's records have no place for: names, sizes, versions, options, images left out."""
+    dataset = setup.dataset
+    sizes = {
+        name: {"in": len(split.in_), "out": len(split.out), "uda": len(split.uda)}
+        for name, split in zip(dataset.domain_names, setup.splits, strict=True)
+    }
+    return {
+        "dataset": setup.spec.dataset,
+        "domains": list(dataset.domain_names),
+        "classes": list(dataset.class_names),
+        "test_domains": [dataset.domain_names[i] for i in setup.spec.test_envs],
+        "images": sizes,
+        "skipped_images": list(dataset.skipped),
+        "options": setup.spec.options.changed(),
+        "num_parameters": setup.num_parameters,
+        "normalization": [list(values) for values in setup.algorithm.normalization],
+        "device": str(setup.device),
+        "versions": {"sfmoe_dg": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
