@@ -8,35 +8,58 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from pathlib import Path
 
 from sfmoe_dg.data.catalog import facts
 from sfmoe_dg.errors import UserError
+from sfmoe_dg.lease import current, is_owned
 from sfmoe_dg.records import read_json, write_atomic
 from sfmoe_dg.run import RunSpec
+from sfmoe_dg.slurm_queue import SlurmQueue
 from sfmoe_dg.sweep_spec import SweepSpec, make_spec
+
+FAILED = "failed.json"
+MAX_FAILURES = 3
+"""A run that has failed so often stays failed until ``sfmoe-dg retry``."""
 
 
 class State(Enum):
     DONE = "done"
     RUNNING = "running"
+    """Its lease is held by a process that lives, or may live."""
+    QUEUED = "queued"
+    """A cluster's queue holds a job that will run it."""
+    WAITING = "waiting"
+    """Not begun."""
+    LOST = "lost"
+    """Begun, and nobody trains it now: it goes on from its last checkpoint."""
     FAILED = "failed"
-    INTERRUPTED = "interrupted"
-    MISSING = "missing"
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One planned run, its folder, its state, and the last line of its error where it failed."""
+    """One planned run, its folder and state, and, where it failed, how often and with which last line of its error."""
 
     spec: RunSpec
     folder: Path
     state: State
     error: str = ""
+    failures: int = 0
+
+    @property
+    def is_to_do(self) -> bool:
+        """Whether a sweep should start it: neither done, nor owned, nor queued, nor failed too often."""
+        if self.state is State.FAILED:
+            return self.failures < MAX_FAILURES
+        return self.state in (State.WAITING, State.LOST)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something can still become of it without the user."""
+        return self.is_to_do or self.state in (State.RUNNING, State.QUEUED)
 
 
 def env_combinations(num_domains: int, single: bool) -> list[tuple[int, ...]]:
@@ -138,38 +161,46 @@ def load_plans(output_dir: Path) -> list[RunSpec]:
     return list(runs.values())
 
 
-def status(runs: Sequence[RunSpec], output_dir: Path) -> list[RunStatus]:
-    """What became of every planned run."""
-    return [_status_of(run, output_dir / run.run_id) for run in runs]
+def status(
+    runs: Sequence[RunSpec], output_dir: Path, queued: Collection[str] = (), queue: SlurmQueue | None = None
+) -> list[RunStatus]:
+    """What became of every planned run; ``queued`` are the ids of runs that a cluster's queue holds."""
+    queue = queue or SlurmQueue()
+    begun = set(os.listdir(output_dir)) if output_dir.is_dir() else set()
+    return [_status_of(run, run.run_id, output_dir, begun, queued, queue) for run in runs]
 
 
-def _status_of(run: RunSpec, folder: Path) -> RunStatus:
-    if (folder / "done").exists():
+def _status_of(
+    run: RunSpec, run_id: str, output_dir: Path, begun: Collection[str], queued: Collection[str], queue: SlurmQueue
+) -> RunStatus:
+    folder = output_dir / run_id
+    names = set(os.listdir(folder)) if run_id in begun else set[str]()
+    if "done" in names:
         return RunStatus(run, folder, State.DONE)
-    if not folder.is_dir():
-        return RunStatus(run, folder, State.MISSING)
-    if (folder / "failed.json").exists():
-        return RunStatus(run, folder, State.FAILED, str(read_json(folder / "failed.json").get("error", "")))
-    if _is_running(folder / "running.json"):
-        return RunStatus(run, folder, State.RUNNING)
-    return RunStatus(run, folder, State.INTERRUPTED)
+    error, failures = read_failure(folder) if FAILED in names else ("", 0)
+    if is_owned(current(folder, names), queue):
+        state = State.RUNNING
+    elif run_id in queued:
+        state = State.QUEUED
+    elif failures:
+        state = State.FAILED
+    else:
+        state = State.LOST if names else State.WAITING
+    return RunStatus(run, folder, state, error, failures)
 
 
-def _is_running(path: Path) -> bool:
-    """Whether the process that says it trains this run is alive; on another machine it is believed."""
-    try:
-        owner = read_json(path)
-    except (OSError, UserError):
-        return False
-    if owner["host"] != socket.gethostname():
-        return True
-    try:
-        os.kill(owner["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def record_failure(folder: Path, error: str, exit_code: int) -> int:
+    """Note that a run ended badly; returns how often it has."""
+    failures = read_failure(folder)[1] + 1 if (folder / FAILED).exists() else 1
+    content = {"error": error, "exit_code": exit_code, "failures": failures}
+    write_atomic(folder / FAILED, json.dumps(content) + "\n")
+    return failures
+
+
+def read_failure(folder: Path) -> tuple[str, int]:
+    """The last error of a run that failed, and how often it did."""
+    content = read_json(folder / FAILED)
+    return str(content.get("error", "")), int(content.get("failures", 1))
 
 
 def check_data_folders(spec: SweepSpec, data_dir: str | None) -> None:

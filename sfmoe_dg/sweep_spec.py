@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sfmoe_dg.algorithms import ALGORITHMS
 from sfmoe_dg.data.catalog import CATALOG
 from sfmoe_dg.errors import UserError
+from sfmoe_dg.launch_settings import LaunchSettings, make_launch
 from sfmoe_dg.plugins import load_plugins
 from sfmoe_dg.registry import unknown
 from sfmoe_dg.run import Options, make_options
@@ -20,19 +21,6 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-
-@dataclass(frozen=True)
-class LaunchSettings:
-    """The ``[launch]`` table: how runs are executed, which changes no record."""
-
-    jobs: int = 1
-    threads: int | None = None
-    """CPU threads per run; None divides the machine's cores among the jobs."""
-    device: str = "auto"
-    num_workers: int | None = None
-    cache_dir: str | None = None
-    """For images = "cached": where decoded images are kept; None: as ``sfmoe-dg train`` chooses."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +92,7 @@ def make_spec(values: Mapping[str, Any], where: str) -> SweepSpec:
     if values.get("test_envs") is not None:
         values["test_envs"] = tuple(tuple(envs) for envs in values["test_envs"])
     values["options"] = make_options(values.get("options", {}), f"[options] of {where}")
-    values["launch"] = _make_launch(values.get("launch", {}), f"[launch] of {where}")
+    values["launch"] = make_launch(values.get("launch", {}), f"[launch] of {where}")
     spec = SweepSpec(**values)
     _check_names(spec, where)
     return spec
@@ -149,21 +137,6 @@ def _check_key(key: str, value: Any, where: str) -> None:
         raise UserError(f"key {key!r} in {where} is {value!r}; it must be {words}")
     if kind is int and value is not None and value < (0 if key == "n_hparams_from" else 1):
         raise UserError(f"key {key!r} in {where} is {value}; it must be at least 1")
-
-
-def _make_launch(values: Mapping[str, Any], where: str) -> LaunchSettings:
-    known = {f.name for f in fields(LaunchSettings)}
-    for key, value in values.items():
-        if key not in known:
-            raise unknown("key", key, known, f" in {where}")
-        if key in ("device", "cache_dir"):
-            ok, words = (value is None and key == "cache_dir") or (isinstance(value, str) and value != ""), "a string"
-        else:
-            ok = value is None or (type(value) is int and value >= (0 if key == "num_workers" else 1))
-            words = "a whole number of at least 1"
-        if not ok:
-            raise UserError(f"key {key!r} in {where} is {value!r}; it must be {words}")
-    return LaunchSettings(**values)
 
 
 def _check_names(spec: SweepSpec, where: str) -> None:

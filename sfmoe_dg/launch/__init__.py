@@ -1,14 +1,23 @@
-"""Launchers run jobs: one file per launcher, one line here."""
+"""Launchers run the runs of a study: one file per launcher, one line here.
+
+Another package adds one through an entry point in the group ``sfmoe_dg.launchers``, whose name is the launcher's and
+whose object is a class like :class:`Launcher`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
 
+from sfmoe_dg.launch_settings import LaunchSettings
 from sfmoe_dg.registry import Registry
-from sfmoe_dg.sweep_spec import LaunchSettings
+from sfmoe_dg.run import RunSpec
+from sfmoe_dg.sweep import RunStatus, status
+
+ENTRY_POINTS = "sfmoe_dg.launchers"
 
 
 @dataclass(frozen=True)
@@ -20,14 +29,68 @@ class Job:
     folder: Path
 
 
-OnFinished = Callable[[Job, int, float], None]
-"""Called with a job, its exit code and the seconds it took."""
+@dataclass(frozen=True)
+class Study:
+    """What is to be run: every run of a sweep, what became of each, and its command line."""
+
+    name: str
+    output_dir: Path
+    runs: Sequence[RunSpec]
+    command: Callable[[RunSpec, Path], tuple[str, ...]]
+
+    def states(self) -> list[RunStatus]:
+        """What became of every run, looked up now."""
+        queued = queued_runs(self.output_dir)
+        return status(self.runs, self.output_dir, queued)
+
+    def job(self, state: RunStatus) -> Job:
+        return Job(str(state.spec), self.command(state.spec, state.folder), state.folder)
+
+
+class Listener(Protocol):
+    """Told what happens, so that launchers print nothing."""
+
+    def say(self, sentence: str) -> None: ...
+
+    def command(self, line: str) -> None:
+        """A command line for the user to run, which is the launcher's whole work."""
+
+    def ended(self, job: Job, error: str | None, seconds: float) -> None:
+        """A run is done, or has failed with ``error``."""
 
 
 class Launcher(Protocol):
-    def __call__(self, jobs: Sequence[Job], settings: LaunchSettings, on_finished: OnFinished) -> None:
-        """Run every job; a job that fails does not stop the others."""
+    def launch(self, study: Study, settings: LaunchSettings, listener: Listener) -> bool:
+        """Start what is to do; a run that fails does not stop the others.
+
+        Returns whether the study's runs have ended, done or not; False if they go on elsewhere.
+        """
+
+    def queued(self, output_dir: Path) -> dict[str, str]:
+        """The ids of the runs that a queue will start or has started, each with the name of its job there."""
+
+    def cancel(self, output_dir: Path, runs: Collection[str] | None = None) -> list[str]:
+        """Take the jobs that hold one of these runs out of the queue, running ones too; returns their names there.
+
+        ``runs`` are ids; None means all of this folder.
+        """
 
 
-LAUNCHERS: Registry[Launcher] = Registry("launcher")
-LAUNCHERS.register("local", "sfmoe_dg.launch.local:launch")
+LAUNCHERS: Registry[Callable[[], Launcher]] = Registry("launcher")
+LAUNCHERS.register("local", "sfmoe_dg.launch.local:Local")
+LAUNCHERS.register("slurm", "sfmoe_dg.launch.slurm:Slurm")
+LAUNCHERS.register("commands", "sfmoe_dg.launch.commands:Commands")
+for _point in entry_points(group=ENTRY_POINTS):
+    LAUNCHERS.register(_point.name, _point.value)
+
+
+def queued_runs(output_dir: Path) -> dict[str, str]:
+    """The ids of the runs of this folder that some queue holds, each with the name of its job there.
+
+    Raises:
+        UserError: if jobs were submitted and their queue does not answer.
+    """
+    queued: dict[str, str] = {}
+    for name in LAUNCHERS:
+        queued |= LAUNCHERS.load(name)().queued(output_dir)
+    return queued

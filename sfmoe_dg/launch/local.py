@@ -1,94 +1,47 @@
-"""Run jobs on this machine, a fixed number of processes at a time."""
+"""Run a study on this machine, a fixed number of processes at a time."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import subprocess
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
 from pathlib import Path
 
-from sfmoe_dg.launch import Job, OnFinished
-from sfmoe_dg.sweep_spec import LaunchSettings
+from sfmoe_dg.launch import Listener, Study
+from sfmoe_dg.launch.pool import Pool, available_cores, make_places
+from sfmoe_dg.launch_settings import LaunchSettings
+from sfmoe_dg.sweep import State
 
-POLL_SECONDS = 0.1
-GRACE_SECONDS = 10
-
-
-def launch(jobs: Sequence[Job], settings: LaunchSettings, on_finished: OnFinished) -> None:
-    """Run every job, ``settings.jobs`` at a time, each with its share of the CPU threads.
-
-    Interrupted (Ctrl-C), it ends the running jobs before it raises KeyboardInterrupt again: no process is left
-    behind.
-    """
-    waiting, running = list(jobs), list[_Running]()
-    environment = _environment(settings)
-    try:
-        while waiting or running:
-            while waiting and len(running) < settings.jobs:
-                running.append(_start(waiting.pop(0), environment))
-            time.sleep(POLL_SECONDS)
-            for entry in [r for r in running if r.process.poll() is not None]:
-                running.remove(entry)
-                on_finished(entry.job, entry.process.returncode, time.monotonic() - entry.started)
-    finally:
-        _end([entry.process for entry in running])
+LOOK_AGAIN_SECONDS = 5.0
 
 
-@dataclass(frozen=True)
-class _Running:
-    job: Job
-    process: subprocess.Popen[bytes]
-    started: float
+class Local:
+    """``settings.jobs`` runs at a time, or ``parallel_per_gpu`` on each of ``gpus`` GPUs."""
 
+    def launch(self, study: Study, settings: LaunchSettings, listener: Listener) -> bool:
+        """Run what is to do, and see to it that runs which others have begun end too.
 
-def _start(job: Job, environment: dict[str, str]) -> _Running:
-    # A session of its own: Ctrl-C in the terminal reaches only the sweep, which then ends its runs in order.
-    with _error_file(job.folder).open("ab") as errors:
-        process = subprocess.Popen(
-            job.command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            env=environment,
-            start_new_session=True,
-        )
-    return _Running(job, process, time.monotonic())
+        Interrupted (Ctrl-C), it lets the running ones save and ends them before it raises KeyboardInterrupt again.
+        """
+        count = settings.jobs if settings.gpus is None else settings.side_by_side
+        threads = settings.threads or max(1, available_cores() // count)
+        pool = Pool(make_places(count, threads, settings.gpus), listener.ended)
+        told, tried = False, set[Path]()
+        while True:
+            states = study.states()
+            jobs = [study.job(s) for s in states if s.is_to_do and s.folder not in tried]
+            others = [s for s in states if s.state in (State.RUNNING, State.QUEUED)]
+            if not jobs and not others:
+                return True
+            if not jobs and not told:
+                told = True
+                listener.say(f"waiting for {len(others)} runs that another sweep has begun or queued")
+            of_others = {job.folder for job in pool.run(jobs)}
+            tried |= {job.folder for job in jobs} - of_others
+            if not jobs:
+                time.sleep(LOOK_AGAIN_SECONDS)
 
+    def queued(self, output_dir: Path) -> dict[str, str]:
+        return {}
 
-def _error_file(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / "err.txt"
-
-
-def _environment(settings: LaunchSettings) -> dict[str, str]:
-    threads = settings.threads or max(1, available_cores() // settings.jobs)
-    return os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-
-
-def available_cores() -> int:
-    """The cores that this process may use, which in a container or a Slurm job are fewer than the machine's."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ask every process group to end, then make it."""
-    for process in processes:
-        _signal_group(process, signal.SIGTERM)
-    deadline = time.monotonic() + GRACE_SECONDS
-    for process in processes:
-        try:
-            process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            _signal_group(process, signal.SIGKILL)
-            process.wait()
-
-
-def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
+    def cancel(self, output_dir: Path, runs: Collection[str] | None = None) -> list[str]:
+        return []

@@ -1,0 +1,132 @@
+"""Where a run's records are shown besides its folder: one file per logger, one line here.
+
+Another package adds one through an entry point in the group ``sfmoe_dg.loggers``, whose name is the logger's and whose
+object is a class derived from :class:`Logger`. Loggers change no record.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sfmoe_dg.errors import UserError
+from sfmoe_dg.records import RESULTS
+from sfmoe_dg.registry import Registry
+
+if TYPE_CHECKING:
+    from sfmoe_dg.lease import Owner
+    from sfmoe_dg.prepare import Setup
+    from sfmoe_dg.train import Reporter
+
+ENTRY_POINTS = "sfmoe_dg.loggers"
+
+
+class Logger:
+    """A reporter (:class:`sfmoe_dg.train.Reporter`) that writes a run's records for another program.
+
+    A run that goes on is started again with the same folder: what was logged behind its last record counts no more.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def require(cls) -> None:
+        """
+        Raises:
+            UserError: if a package that it needs is missing.
+        """
+
+    def waiting(self, owner: Owner | None, seconds: float) -> None: ...
+
+    def started(self, setup: Setup, step: int, notice: str) -> None: ...
+
+    def stepped(self, step: int, values: dict[str, float]) -> None: ...
+
+    def evaluating(self, step: int) -> None: ...
+
+    def evaluated(self, record: dict[str, Any]) -> None: ...
+
+    def close(self) -> None:
+        """The run is done, has stopped or has failed; it may not have been started."""
+
+
+LOGGERS: Registry[type[Logger]] = Registry("logger")
+LOGGERS.register("tensorboard", "sfmoe_dg.loggers.tensorboard:TensorBoard")
+LOGGERS.register("wandb", "sfmoe_dg.loggers.wandb:WandB")
+for _point in entry_points(group=ENTRY_POINTS):
+    LOGGERS.register(_point.name, _point.value)
+
+
+def check_loggers(names: Iterable[str]) -> None:
+    """
+    Raises:
+        UserError: for a name that does not exist, and where a package is missing.
+    """
+    for name in names:
+        LOGGERS.load(name).require()
+
+
+def need_package(package: str, extra: str) -> None:
+    """
+    Raises:
+        UserError: if the package is not installed; with the command that installs it.
+    """
+    try:
+        importlib.import_module(package)
+    except ModuleNotFoundError:
+        raise UserError(f"logging to {extra} needs a package: pip install 'sfmoe-dg[{extra}]'") from None
+
+
+def scalars(record: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a record by their names, without its step."""
+    return {name: float(value) for name, value in record.items() if _is_number(value) and name != "step"}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def last_step(folder: Path) -> int:
+    """The step of a folder's last record, -1 without any."""
+    path = folder / RESULTS
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return int(json.loads(lines[-1])["step"]) if lines else -1
+
+
+class Together:
+    """Several reporters as one, told in their order; at the end the loggers among them are closed."""
+
+    def __init__(self, first: Reporter, loggers: Sequence[Logger]) -> None:
+        self._all, self._loggers = [first, *loggers], loggers
+
+    def __enter__(self) -> Together:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for logger in self._loggers:
+            logger.close()
+
+    def waiting(self, owner: Owner | None, seconds: float) -> None:
+        for reporter in self._all:
+            reporter.waiting(owner, seconds)
+
+    def started(self, setup: Setup, step: int, notice: str) -> None:
+        for reporter in self._all:
+            reporter.started(setup, step, notice)
+
+    def stepped(self, step: int, values: dict[str, float]) -> None:
+        for reporter in self._all:
+            reporter.stepped(step, values)
+
+    def evaluating(self, step: int) -> None:
+        for reporter in self._all:
+            reporter.evaluating(step)
+
+    def evaluated(self, record: dict[str, Any]) -> None:
+        for reporter in self._all:
+            reporter.evaluated(record)
