@@ -18,8 +18,11 @@ from sfmoe_dg.data.domains import DomainDataset
 from sfmoe_dg.data.reading import DomainBatch, Reader, Request
 from sfmoe_dg.data.splits import DomainSplit, check_batch_size
 from sfmoe_dg.data.transforms import ImageTransform
+from sfmoe_dg.distributed import World, share_of
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.seeds import generator
+
+ALONE = World()
 
 
 class TrainBatch(NamedTuple):
@@ -44,9 +47,11 @@ class TrainLoader:
         unlabeled_envs: the domains whose uda-split is drawn from as well, for domain adaptation.
         device: where the batches are put.
         start_method: how worker processes start ("fork", "spawn", "forkserver"); None: the platform's default.
+        world: which of how many processes this one is; each reads its share of every minibatch.
 
     Raises:
-        UserError: if a domain has fewer images than a batch, or an unlabeled one has none.
+        UserError: if a domain has fewer images than a batch, an unlabeled one has none, or a batch cannot be divided
+            among the processes.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class TrainLoader:
         unlabeled_envs: Sequence[int] = (),
         device: torch.device | str = "cpu",
         start_method: str | None = None,
+        world: World = ALONE,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}; it must be at least 1")
@@ -75,6 +81,7 @@ class TrainLoader:
                     "--uda_holdout_fraction above 0"
                 )
         self._batch_size, self._seed = batch_size, seed
+        self._share = share_of(batch_size, world)
         self._num_labeled = len(train_envs)
         pools = [("train", env, splits[env].in_) for env in train_envs]
         pools += [("unlabeled", env, splits[env].uda) for env in unlabeled_envs]
@@ -83,8 +90,9 @@ class TrainLoader:
         self._reader = Reader(dataset, [transform] * len(dataset), num_workers, device, start_method)
 
     def requests(self, step: int) -> tuple[Request, ...]:
-        """What one step reads: training domains first, then unlabeled ones."""
-        return tuple(pool.draw(self._seed, step, self._batch_size, self._augment) for pool in self._pools)
+        """What this process reads in one step: training domains first, then unlabeled ones."""
+        drawn = [pool.draw(self._seed, step, self._batch_size, self._augment) for pool in self._pools]
+        return tuple(_part(request, self._share) for request in drawn)
 
     def batches(self, start_step: int, stop_step: int) -> Iterator[TrainBatch]:
         """The batches of the steps from ``start_step`` up to, not including, ``stop_step``.
@@ -112,6 +120,8 @@ class EvalLoader:
             training domains through their augmentation).
         batch_size: images per batch; the last one of a domain may be smaller.
         shuffled: in an order that the seed decides instead of that of the files, so that a batch is a fair sample.
+        world: which of how many processes this one is; each reads every ``size``-th batch.
+        in_step: the processes must read equally many batches; those that would have one less read the first again.
         The others are those of ``TrainLoader``.
     """
 
@@ -127,12 +137,15 @@ class EvalLoader:
         num_workers: int | None = None,
         device: torch.device | str = "cpu",
         start_method: str | None = None,
+        world: World = ALONE,
+        in_step: bool = False,
     ) -> None:
         assert len(transforms) == len(dataset)
         self._dataset, self._seed, self._batch_size = dataset, seed, batch_size
         self._used = [np.arange(len(d)) for d in dataset] if splits is None else [split.used for split in splits]
         if shuffled:
             self._used = [generator(seed, "eval", env).permutation(used) for env, used in enumerate(self._used)]
+        self.world, self._in_step = world, in_step
         self._augment = [transform.augment and not dataset.in_memory for transform in transforms]
         self._reader = Reader(dataset, transforms, num_workers, device, start_method)
 
@@ -143,14 +156,28 @@ class EvalLoader:
                 indices = self._used[env][start : start + self._batch_size]
                 yield (Request(env, indices, None if seeds is None else seeds[indices]),)
 
+    def num_batches(self) -> int:
+        """Of one evaluation, whoever reads them."""
+        return sum(-(-len(used) // self._batch_size) for used in self._used)
+
+    def _own(self, plan: Iterator[tuple[Request, ...]]) -> Iterator[tuple[Request, ...]]:
+        """This process's part of a plan."""
+        if not self.world.shared:
+            return plan
+        whole = list(plan)
+        missing = -len(whole) % self.world.size if self._in_step else 0
+        return iter((whole + whole[:1] * missing)[self.world.rank :: self.world.size])
+
     def batches(self, step: int = 0, envs: Sequence[int] | None = None) -> Iterator[DomainBatch]:
         """All batches of one evaluation, domain by domain; ``step`` keys the augmentation, if there is any.
+
+        Of several processes, number r yields the batches r, r + size, r + 2 · size, …
 
         Raises:
             UserError: if an image does not decode or a worker dies.
         """
         plan = self._plan(step, range(len(self._dataset)) if envs is None else envs)
-        for (batch,) in self._reader.read(plan):
+        for (batch,) in self._reader.read(self._own(plan)):
             yield batch
 
     def close(self) -> None:
@@ -178,6 +205,10 @@ class _DrawPool:
             positions = np.searchsorted(self.cumulative, drawn, side="right").clip(max=len(self.indices) - 1)
         seeds = _image_seeds(size, seed, self.purpose, "augment", self.env, step) if augment else None
         return Request(self.env, self.indices[positions], seeds)
+
+
+def _part(request: Request, share: slice) -> Request:
+    return Request(request.env, request.indices[share], None if request.seeds is None else request.seeds[share])
 
 
 def _image_seeds(size: int, *key: Any) -> np.ndarray:

@@ -155,5 +155,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _prepare_worker(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's business
+    # Ctrl-C, and what Slurm sends to every process of a job, are the main process's business, which saves first.
+    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR2", signal.SIGINT)):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)

@@ -22,7 +22,8 @@ from sfmoe_dg.errors import UserError
 from sfmoe_dg.models.conditions import Conditions
 from sfmoe_dg.models.dispatch import Groups, grouped_linear
 from sfmoe_dg.models.moe import LinearExperts, MoE, compute_dtype
-from sfmoe_dg.models.routing import Routing, RoutingOptions, full_precision_region, route, top_k_experts
+from sfmoe_dg.models.routers import full_precision_region
+from sfmoe_dg.models.routing import Routing, RoutingOptions, route, top_k_experts
 
 
 class Decision(Protocol):
@@ -107,7 +108,7 @@ class ConditionalMoE(MoE):
             UserError: if a capacity limit is set although all tokens of a condition share their route.
         """
         if self.by_content:
-            return PerToken(route(self.router(x), self.options, self.training, x.shape[1]), self.options.num_experts)
+            return PerToken(self.decide_routes(self.router(x), x.shape[1]), self.options.num_experts)
         assert conditions is not None
         routing, gates_RE = self._decide_once(conditions)
         if self.merge:

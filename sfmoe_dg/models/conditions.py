@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfmoe_dg.models.dispatch import Groups
-from sfmoe_dg.models.routing import LinearRouter, full_precision, full_precision_region
+from sfmoe_dg.models.routers import LinearRouter, full_precision, full_precision_region
 from sfmoe_dg.registry import unknown
 
 CONTENT_LEVELS = ("token", "context")

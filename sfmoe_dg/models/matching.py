@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from sfmoe_dg.models.moe import MoE, moe_layers
-from sfmoe_dg.models.routing import CosineRouter, LinearRouter
+from sfmoe_dg.models.routers import CosineRouter, LinearRouter
 
 
 @torch.no_grad()

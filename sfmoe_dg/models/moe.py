@@ -12,9 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sfmoe_dg.distributed import GlobalBatch
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.models.dispatch import Groups, grouped_linear
-from sfmoe_dg.models.routing import Routing, RoutingOptions, build_router, route
+from sfmoe_dg.models.expert_parallel import ExpertExchange
+from sfmoe_dg.models.routers import build_router
+from sfmoe_dg.models.routing import Routing, RoutingOptions, route
 
 
 class LinearExperts(nn.Module):
@@ -97,6 +100,10 @@ class MoE(nn.Module):
         experts: a module called as ``experts(rows, groups)``: :class:`FFNExperts`, :class:`LinearExperts`.
         router: a module from features ``[T, D]`` to logits ``[T, E]``.
         options: how logits become a route.
+
+    Attributes:
+        batch: how the training batch lies in several processes; None for a process on its own.
+        exchange: how rows come to experts that other processes hold; None where all are here.
     """
 
     def __init__(self, experts: nn.Module, router: nn.Module, options: RoutingOptions) -> None:
@@ -104,18 +111,26 @@ class MoE(nn.Module):
         self.router = router
         self.experts = experts
         self.options = self.built_options = options
+        self.batch: GlobalBatch | None = None
+        self.exchange: ExpertExchange | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Routing]:
         """``[B, S, D]`` (or ``[T, D]``, one image) → the same shape, and the :class:`Routing` of its T tokens."""
         x_TD = x.reshape(-1, x.shape[-1])
-        routing = route(self.router(x_TD), self.options, self.training, x.shape[-2])
+        routing = self.decide_routes(self.router(x_TD), x.shape[-2])
         y_TD = self.apply_experts(x_TD, routing)
         return y_TD.reshape(*x.shape[:-1], y_TD.shape[-1]), routing
+
+    def decide_routes(self, logits_TE: Tensor, tokens_per_image: int) -> Routing:
+        """The route of every token, by the losses and capacities of the whole batch in training."""
+        batch = self.batch if self.training else None
+        return route(logits_TE, self.options, self.training, tokens_per_image, batch)
 
     def apply_experts(self, x_TD: Tensor, routing: Routing) -> Tensor:
         """The weighted sum of the chosen experts' outputs for a route that is already decided, ``[T, D']``."""
         groups = Groups(routing.experts_TK, routing.kept_TK, self.options.num_experts)
-        y_RD = self.experts(groups.gather(x_TD.to(compute_dtype(x_TD))), groups)
+        x_RD = groups.gather(x_TD.to(compute_dtype(x_TD)))
+        y_RD = self.experts(x_RD, groups) if self.exchange is None else self.exchange.run(self.experts, x_RD, groups)
         return groups.combine(y_RD, routing.gates_TK)
 
     def extra_repr(self) -> str:

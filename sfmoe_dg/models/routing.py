@@ -1,7 +1,7 @@
-"""Routers and routing: from token features to chosen experts, combine weights and auxiliary losses.
+"""Routing: from expert logits to chosen experts, combine weights and auxiliary losses.
 
-Legend: B images, G groups, T tokens (all tokens of a batch), S tokens of one image, D width, E experts, K choices.
-A name ends in the axes of its tensor: ``x_TD``, ``gates_TK``.
+Legend: B images, G groups, T tokens (all tokens of a batch), S tokens of one image, E experts, K choices.
+A name ends in the axes of its tensor: ``logits_TE``, ``gates_TK``.
 
 Everything in this file is computed in float32 (float64 for float64 inputs), also under autocast.
 """
@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from sfmoe_dg.distributed import GlobalBatch
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.models import allocation as alloc
 from sfmoe_dg.models.balance import LOSSES, routing_losses
+from sfmoe_dg.models.routers import full_precision, full_precision_region
 from sfmoe_dg.registry import unknown
 
 
@@ -122,82 +122,6 @@ class RoutingOptions:
         return max(images * tokens_per_image, 1)
 
 
-class LinearRouter(nn.Module):
-    """Bias-free linear map from features to expert logits (V-MoE, WideNet, SF-MoE June 2022).
-
-    The weight starts normal with variance 1/D (Flax's default kernel, which V-MoE's code uses).
-    """
-
-    def __init__(self, dim: int, num_experts: int, device: Any = None, dtype: Any = None) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_experts, dim, device=device, dtype=dtype))
-        self.init_weights()
-
-    def init_weights(self) -> None:
-        nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5)
-
-    def forward(self, x_TD: Tensor) -> Tensor:
-        """``[T, D]`` → logits ``[T, E]``, float32."""
-        with full_precision_region(x_TD):
-            x_TD = full_precision(x_TD)
-            return F.linear(x_TD, self.weight.to(x_TD.dtype))
-
-
-class CosineRouter(nn.Module):
-    """Cosine of projected token and expert embedding over a learnable temperature (GMoE, ICLR 2023, eq. 6).
-
-    Sizes and initial values follow the authors' code: projection to 256 with bias, embeddings N(0, 0.01²), temperature
-    0.5, its reciprocal's logarithm clamped at log 100.
-    """
-
-    max_log_scale = math.log(100.0)
-
-    def __init__(
-        self,
-        dim: int,
-        num_experts: int,
-        proj_dim: int = 256,
-        temperature: float = 0.5,
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__()
-        self.initial_log_scale = math.log(1.0 / temperature)
-        self.proj = nn.Linear(dim, proj_dim, device=device, dtype=dtype)
-        self.embeddings = nn.Parameter(torch.empty(num_experts, proj_dim, device=device, dtype=dtype))
-        self.log_scale = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
-        self.init_weights()
-
-    def init_weights(self) -> None:
-        self.proj.reset_parameters()
-        nn.init.normal_(self.embeddings, std=0.01)
-        nn.init.constant_(self.log_scale, self.initial_log_scale)
-
-    def forward(self, x_TD: Tensor) -> Tensor:
-        """``[T, D]`` → logits ``[T, E]``, float32."""
-        with full_precision_region(x_TD):
-            x_TD = full_precision(x_TD)
-            weights = (self.proj.weight, self.proj.bias, self.embeddings, self.log_scale)
-            proj_w, proj_b, embeddings_EP, log_scale = (w.to(x_TD.dtype) for w in weights)
-            x_TP = F.normalize(F.linear(x_TD, proj_w, proj_b), dim=-1)
-            cosine_TE = F.linear(x_TP, F.normalize(embeddings_EP, dim=-1))
-            return cosine_TE * log_scale.clamp(max=self.max_log_scale).exp()
-
-
-ROUTERS: Mapping[str, type[LinearRouter] | type[CosineRouter]] = {"linear": LinearRouter, "cosine": CosineRouter}
-
-
-def build_router(name: str, dim: int, num_experts: int, device: Any = None, dtype: Any = None) -> nn.Module:
-    """The router of that name.
-
-    Raises:
-        UserError: if there is none.
-    """
-    if name not in ROUTERS:
-        raise unknown("router", str(name), ROUTERS)
-    return ROUTERS[name](dim, num_experts, device=device, dtype=dtype)
-
-
 def top_k_experts(scores_TE: Tensor, top_k: int) -> Tensor:
     """The k best experts of every token, best first, the lower index first among equals, ``[T, K]``."""
     rest_TE = scores_TE.detach()
@@ -210,34 +134,80 @@ def top_k_experts(scores_TE: Tensor, top_k: int) -> Tensor:
     return torch.cat(chosen, -1)
 
 
-def route(logits_TE: Tensor, options: RoutingOptions, training: bool, tokens_per_image: int) -> Routing:
+class _Choice(NamedTuple):
+    """Scores of tokens and the experts that follow from them; ``choice`` is of the noisy logits where there are any."""
+
+    logits_TE: Tensor
+    noisy_logits_TE: Tensor | None
+    probs_TE: Tensor
+    choice_TE: Tensor
+    experts_TK: Tensor
+    chosen_TK: Tensor
+
+
+def route(
+    logits_TE: Tensor,
+    options: RoutingOptions,
+    training: bool,
+    tokens_per_image: int,
+    batch: GlobalBatch | None = None,
+) -> Routing:
     """Choose experts: softmax over all experts first, then top k (V-MoE, eq. 2), then the capacity limit if any.
 
     Args:
         logits_TE: of any router, tokens of one image next to each other.
         training: adds the noise and selects ``capacity_ratio`` over ``eval_capacity_ratio``.
         tokens_per_image: S, for groups that are counted in images.
+        batch: where other processes have the rest of the batch, how it lies in theirs. Losses and capacities are then
+            those of the whole batch, and so is the noise drawn (each process draws it all and takes its share).
     """
     with full_precision_region(logits_TE):
         logits_TE = full_precision(logits_TE)
-        probs_TE = logits_TE.softmax(-1)
         noise_std = options.noise / options.num_experts if training else 0.0
-        noisy_logits_TE = logits_TE + noise_std * torch.randn_like(logits_TE) if noise_std else None
-        choice_TE = probs_TE if noisy_logits_TE is None else noisy_logits_TE.softmax(-1)
-        # Chosen by logits: probabilities that round to the same number would tie.
-        ranked_TE = logits_TE if noisy_logits_TE is None else noisy_logits_TE
-        experts_TK = top_k_experts(ranked_TE, options.top_k)
-        chosen_TK = choice_TE.gather(-1, experts_TK)
+        whole_noise_TE = _noise(logits_TE, batch) if noise_std else None
+        noise_TE = whole_noise_TE if whole_noise_TE is None or batch is None else batch.take(whole_noise_TE)
+        own = _choose(logits_TE, noise_TE, noise_std, options.top_k)
+        chosen_TK = own.chosen_TK
         gates_TK = chosen_TK / chosen_TK.sum(-1, keepdim=True) if options.renormalize else chosen_TK
 
-        group_size = options.group_size(logits_TE.shape[0], tokens_per_image)
-        losses = routing_losses(
-            options.losses, probs_TE, experts_TK, logits_TE, noisy_logits_TE, noise_std, choice_TE, group_size
-        )
-        kept_TK = _kept(experts_TK, chosen_TK, options, training, group_size)
+        whole = own
+        if batch is not None and (options.losses or options.ratio(training) is not None):
+            whole = _choose(batch.gather(logits_TE), whole_noise_TE, noise_std, options.top_k)
+        group_size = options.group_size(whole.logits_TE.shape[0], tokens_per_image)
+        losses = _losses(whole, options, noise_std, group_size)
+        kept_TK = _kept(whole.experts_TK, whole.chosen_TK, options, training, group_size)
         if kept_TK is not None:
+            kept_TK = kept_TK if batch is None else batch.take(kept_TK)
             gates_TK = gates_TK * kept_TK
-    return Routing(experts_TK, gates_TK, kept_TK, probs_TE, losses)
+    return Routing(own.experts_TK, gates_TK, kept_TK, own.probs_TE, losses)
+
+
+def _noise(logits_TE: Tensor, batch: GlobalBatch | None) -> Tensor:
+    """For the whole batch, from the global generator, which every process has in the same state."""
+    shape = logits_TE.shape if batch is None else batch.whole_shape(logits_TE.shape)
+    return torch.randn(shape, dtype=logits_TE.dtype, device=logits_TE.device)
+
+
+def _choose(logits_TE: Tensor, noise_TE: Tensor | None, noise_std: float, top_k: int) -> _Choice:
+    probs_TE = logits_TE.softmax(-1)
+    noisy_logits_TE = None if noise_TE is None else logits_TE + noise_std * noise_TE
+    choice_TE = probs_TE if noisy_logits_TE is None else noisy_logits_TE.softmax(-1)
+    # Chosen by logits: probabilities that round to the same number would tie.
+    experts_TK = top_k_experts(logits_TE if noisy_logits_TE is None else noisy_logits_TE, top_k)
+    return _Choice(logits_TE, noisy_logits_TE, probs_TE, choice_TE, experts_TK, choice_TE.gather(-1, experts_TK))
+
+
+def _losses(whole: _Choice, options: RoutingOptions, noise_std: float, group_size: int) -> dict[str, Tensor]:
+    return routing_losses(
+        options.losses,
+        whole.probs_TE,
+        whole.experts_TK,
+        whole.logits_TE,
+        whole.noisy_logits_TE,
+        noise_std,
+        whole.choice_TE,
+        group_size,
+    )
 
 
 def _kept(
@@ -255,16 +225,6 @@ def _kept(
         experts_TK, chosen_TK.detach(), group_size, options.num_experts, options.allocation, options.priority
     )
     return alloc.kept(slots_TK, capacity_G, group_size)
-
-
-def full_precision_region(x: Tensor) -> AbstractContextManager[Any]:
-    """Autocast switched off on the device of ``x``; ``meta`` has no autocast, and asking for it raises."""
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
-
-
-def full_precision(x: Tensor) -> Tensor:
-    """float32, or float64 if it is that already."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def _is_number(value: object) -> bool:

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.models.moe import LinearExperts
-from sfmoe_dg.models.routing import LinearRouter
+from sfmoe_dg.models.routers import LinearRouter
 from sfmoe_dg.models.sf_moe import TINY, cfg, tiny_cfg
 from sfmoe_dg.models.vision_transformer import SparseVisionTransformer, create_sparse_vit
 

@@ -25,7 +25,8 @@ from sfmoe_dg.models.moe import (
     set_routing,
     total_losses,
 )
-from sfmoe_dg.models.routing import LinearRouter, RoutingOptions
+from sfmoe_dg.models.routers import LinearRouter
+from sfmoe_dg.models.routing import RoutingOptions
 
 
 def distinct(moe: MoE, seed: int = 0) -> MoE:

@@ -12,7 +12,7 @@ import sfmoe_dg.models  # noqa: F401
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.models.moe import FFNExperts, MoE, moe_layers
 from sfmoe_dg.models.pretrained import load_pretrained
-from sfmoe_dg.models.routing import LinearRouter
+from sfmoe_dg.models.routers import LinearRouter
 
 
 def count(name, **kwargs):
