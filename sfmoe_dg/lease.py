@@ -25,6 +25,7 @@ from enum import Enum
 from pathlib import Path
 
 from sfmoe_dg.errors import UserError
+from sfmoe_dg.records import named_errors
 from sfmoe_dg.slurm_queue import ALIVE_STATES, SlurmQueue, this_job
 
 HEARTBEAT = 20.0
@@ -260,8 +261,9 @@ def acquire(
         Owned: if the owner lives.
         OSError: if the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     while True:
+        # Again every time: another process may just have deleted the folder (``sfmoe-dg delete-incomplete``).
+        folder.mkdir(parents=True, exist_ok=True)
         held = current(folder)
         if held is not None:
             _wait_for_death(held, patience, on_wait)
@@ -282,14 +284,14 @@ def acquire(
 
 def _create(path: Path, owner: Owner) -> bool:
     try:
-        with path.open("x") as file:
+        with named_errors(path), path.open("x") as file:
             try:
                 file.write(json.dumps(asdict(owner)) + "\n")
                 file.flush()
             except OSError:
                 path.unlink(missing_ok=True)
                 raise
-    except FileExistsError:
+    except (FileExistsError, FileNotFoundError):
         return False
     return True
 
