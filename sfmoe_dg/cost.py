@@ -37,8 +37,8 @@ class Cost:
 
     def __str__(self) -> str:
         if self.hours is None:
-            return f"what {self.runs} runs cost is not known: {self.measured}"
-        return f"{self.runs} runs cost about {duration(3600 * self.hours)} one after another ({self.measured})"
+            return f"how long they take is not known: {self.measured}"
+        return f"one after another they take about {duration(3600 * self.hours)} ({self.measured})"
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ def estimate(states: Sequence[RunStatus]) -> Cost:
 
 
 def _how(timed: Sequence[_Speed], guessed: int) -> str:
-    text = f"by the speed of {len(timed)} runs"
+    text = f"runs timed: {len(timed)}"
     bare = sum(not speed.with_evaluations for speed in timed)
     if bare:
         text += f", {bare} of them without their evaluations"
     if guessed:
-        text += f"; {guessed} runs by that of other data sets or algorithms"
+        text += f"; for {guessed} of those to do, only other data sets or algorithms"
     return text
 
 

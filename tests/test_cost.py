@@ -45,7 +45,7 @@ def test_steps_left_times_the_median_speed_of_the_same_kind(tmp_path):
     cost = estimate(status(runs, tmp_path))
     assert cost.runs == 17 + 18
     assert cost.hours == pytest.approx((17 * 100 * 2 + (17 * 100 + 30) * 5) / 3600)
-    assert cost.measured == "by the speed of 5 runs"
+    assert cost.measured == "runs timed: 5"
 
 
 def test_a_kind_that_was_never_timed_takes_the_median_of_all_and_says_so(tmp_path):
@@ -55,7 +55,7 @@ def test_a_kind_that_was_never_timed_takes_the_median_of_all_and_says_so(tmp_pat
         make_done(tmp_path, run, 3.6)
     cost = estimate(status(runs, tmp_path))
     assert cost.hours == pytest.approx(20 * 10 * 3.6 / 3600)
-    assert cost.measured == "by the speed of 20 runs; 20 runs by that of other data sets or algorithms"
+    assert cost.measured == "runs timed: 20; for 20 of those to do, only other data sets or algorithms"
 
 
 def test_records_without_progress_give_the_step_time_alone(tmp_path):
@@ -100,7 +100,7 @@ def expensive(tmp_path):
 def test_a_sweep_that_costs_more_than_the_threshold_is_refused_where_nobody_can_be_asked(expensive, capsys):
     assert main([*expensive, "--confirm_above_hours", "0.9"]) == 2
     out, err = capsys.readouterr()
-    assert "1 runs cost about 1 h 00 min one after another (by the speed of 1 runs), more than 0.9 hours" in err
+    assert "1 to do: one after another they take about 1 h 00 min (runs timed: 1), more than 0.9 hours" in err
     assert "say --yes" in err
     assert "--dataset Debug28" not in out
 

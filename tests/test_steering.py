@@ -81,12 +81,12 @@ def test_retry_lets_the_next_sweep_start_failed_runs_again(tmp_path, capsys):
         make_failed(tmp_path, run, times=3)
     make_done(tmp_path, runs[3])
     assert main(["retry", "--failed", "--output_dir", str(tmp_path), "--dry_run"]) == 0
-    assert "3 failed runs would be started again" in capsys.readouterr().out
+    assert "would start again: 3" in capsys.readouterr().out
     assert states_of(runs[:3], tmp_path) == [State.FAILED] * 3
     assert main(["retry", "--output_dir", str(tmp_path), runs[1].run_id]) == 0
     assert [s.is_to_do for s in status(runs[:4], tmp_path)] == [False, True, False, False]
     assert main(["retry", "--failed", "--output_dir", str(tmp_path)]) == 0
-    assert "2 failed runs will be started again" in capsys.readouterr().out
+    assert "starts again: 2" in capsys.readouterr().out
     assert [s.is_to_do for s in status(runs[:4], tmp_path)] == [True, True, True, False]
 
 
@@ -113,13 +113,13 @@ def test_only_what_is_neither_done_nor_owned_nor_queued_is_deleted(tmp_path, cap
     (gone[0] / "wandb" / "run" / "file").write_text("")
     words = ["delete-incomplete", "--output_dir", str(tmp_path)]
     assert main([*words, "--dry_run"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "3 folders would be deleted"
+    assert capsys.readouterr().out.splitlines()[-1] == "folders that would be deleted: 3"
     assert main(words) == 2
-    assert "3 folders of incomplete runs" in (error := capsys.readouterr().err)
+    assert "deleted for good: 3" in (error := capsys.readouterr().err)
     assert "say --yes" in error
     assert all(folder.is_dir() for folder in [*kept, queued, *gone])
     assert main([*words, "--yes"]) == 0
-    assert "3 folders deleted" in capsys.readouterr().out
+    assert "folders deleted: 3" in capsys.readouterr().out
     assert all(folder.is_dir() for folder in [*kept, queued, foreign])
     assert not any(folder.exists() for folder in gone)
     assert main([*words, "--yes"]) == 0
@@ -192,8 +192,12 @@ def test_owners_elsewhere_are_named_with_what_to_do(tmp_path, capsys):
     runs = make_study(tmp_path)
     make_running(tmp_path, runs[0], machine="x", host="node7", pid=12)
     make_running(tmp_path, runs[1], machine="x", host="node8", pid=13, slurm_job="55@other")
+    (tmp_path / "launch").mkdir()
+    sweep = replace(this_process(), machine="y", host="node9", pid=14)
+    (tmp_path / "launch" / "sweep-1.json").write_text(json.dumps(asdict(sweep)))
     assert main(["cancel", "--output_dir", str(tmp_path)]) == 1
     err = capsys.readouterr().err
+    assert "not ended: the sweep of process 14 on node9; if it still runs, end it on node9" in err
     assert "is trained by process 12 on node7; on node7, say: kill -TERM 12" in err
     assert "is trained by process 13 on node8, Slurm job 55; on node8, say: scancel 55" in err
 
@@ -223,10 +227,10 @@ def test_jobs_in_a_queue_are_canceled_there_and_their_runs_signaled_only_once(tm
     assert capsys.readouterr().out.count("would cancel job 17_") == 4
     assert main(["cancel", "--output_dir", str(tmp_path), runs[1].run_id]) == 0
     out = capsys.readouterr().out
-    assert "canceled 1 jobs of 2 runs" in out
-    assert "1 other runs of the same jobs stop too" in out
+    assert "jobs canceled: 1, runs in them: 2;" in out
+    assert "other runs that stop with them: 1;" in out
     assert main(["cancel", "--output_dir", str(tmp_path)]) == 0
-    assert "canceled 2 jobs of 4 runs" in capsys.readouterr().out
+    assert "jobs canceled: 2, runs in them: 4;" in capsys.readouterr().out
     # To tell it is the queue's business.
     assert owner.process.poll() is None
     assert not (folder / "checkpoint.pt").exists()

@@ -81,10 +81,10 @@ def _stop_sweeps(output_dir: Path) -> int:
 
     left = 0
     for owner in sweeps_of(output_dir):
-        print(f"ending the sweep of {owner}; its runs are saved first", flush=True)
+        print(f"ending the sweep of {owner}; runs that it started here are saved first", flush=True)
         if stop_process(owner) is Stop.ELSEWHERE:
             left += 1
-            print(f"the sweep of {owner} cannot be ended from here: end it there, on {owner.host}", file=sys.stderr)
+            print(f"not ended: the sweep of {owner}; if it still runs, end it on {owner.host}", file=sys.stderr)
     return left
 
 
@@ -100,9 +100,9 @@ def _cancel_jobs(output_dir: Path, ids: set[str] | None) -> set[str]:
         held = {run_id for run_id, job in queued.items() if job in jobs}
         others = held - ids if ids is not None else set[str]()
         if jobs:
-            print(f"{name}: canceled {len(jobs)} jobs of {len(held)} runs; runs under way save first")
+            print(f"{name}: jobs canceled: {len(jobs)}, runs in them: {len(held)}; those under way save first")
         if others:
-            print(f"{name}: {len(others)} other runs of the same jobs stop too; the next sweep starts them again")
+            print(f"{name}: other runs that stop with them: {len(others)}; the next sweep starts them again")
         canceled |= held
     return canceled
 

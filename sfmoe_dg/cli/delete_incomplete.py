@@ -36,14 +36,14 @@ def run(args: argparse.Namespace) -> int:
         print("nothing to delete: every run that has begun is done, under way or queued")
         return 0
     if args.dry_run:
-        print(f"{len(found)} folders would be deleted")
+        print(f"folders that would be deleted: {len(found)}")
         return 0
     sys.stdout.flush()
-    if not confirm(f"{len(found)} folders of incomplete runs in {output_dir} will be deleted for good", args.yes):
+    if not confirm(f"folders of incomplete runs in {output_dir} that will be deleted for good: {len(found)}", args.yes):
         print("nothing was deleted")
         return 1
     deleted = sum(delete_run(s) for s in found)
-    print(f"{deleted} folders deleted")
+    print(f"folders deleted: {deleted}")
     if deleted < len(found):
-        print(f"{len(found) - deleted} were left alone: they were begun or finished in the meantime")
+        print(f"left alone, since they were begun or finished in the meantime: {len(found) - deleted}")
     return 0

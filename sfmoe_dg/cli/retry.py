@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         for s in failed:
             print(f"{title(s.spec)}: {s.error}")
-        print(f"{len(failed)} failed runs would be started again by the next sweep")
+        print(f"failed runs that the next sweep would start again: {len(failed)}")
         return 0
-    print(f"{forget_failures(failed)} failed runs will be started again by the next sweep")
+    print(f"failed runs that the next sweep starts again: {forget_failures(failed)}")
     return 0

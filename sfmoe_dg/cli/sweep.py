@@ -109,7 +109,8 @@ def _is_worth_it(states: Sequence[RunStatus], settings: LaunchSettings, yes: boo
 
     cost = estimate(states)
     if cost.is_above(settings.confirm_above_hours):
-        return confirm(f"{cost}, more than {settings.confirm_above_hours:g} hours", yes)
+        what = f"{cost.runs} to do: {cost}, more than {settings.confirm_above_hours:g} hours"
+        return confirm(what, yes)
     if cost.runs:
         progress.say(str(cost))
     return True

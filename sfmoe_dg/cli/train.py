@@ -61,9 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="M",
         help="save what is needed to go on at least every M minutes, besides every evaluation (default: 10)",
     )
-    execution.add_argument(
-        "--log", nargs="+", default=[], metavar="NAME", help="also show records in: tensorboard, wandb"
-    )
+    execution.add_argument("--log", nargs="+", default=[], metavar="NAME", help="records also to: tensorboard, wandb")
     execution.add_argument(
         "--parallel",
         default="ddp",

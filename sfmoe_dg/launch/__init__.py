@@ -7,15 +7,16 @@ whose object is a class like :class:`Launcher`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
 
 from sfmoe_dg.launch_settings import LaunchSettings
+from sfmoe_dg.lease import Watch, current, is_owned
 from sfmoe_dg.registry import Registry
 from sfmoe_dg.run import RunSpec
-from sfmoe_dg.sweep import RunStatus, status
+from sfmoe_dg.sweep import RunStatus, State, status
 
 ENTRY_POINTS = "sfmoe_dg.launchers"
 
@@ -37,11 +38,26 @@ class Study:
     output_dir: Path
     runs: Sequence[RunSpec]
     command: Callable[[RunSpec, Path], tuple[str, ...]]
+    watch: Watch = field(default_factory=Watch)
 
     def states(self) -> list[RunStatus]:
-        """What became of every run, looked up now."""
+        """What became of every run, looked up now.
+
+        A run whose owner lives where nobody can ask counts as running until its heartbeat has been seen to stop.
+        """
         queued = queued_runs(self.output_dir)
-        return status(self.runs, self.output_dir, queued)
+        states = status(self.runs, self.output_dir, queued)
+        return [
+            replace(state, state=State.LOST)
+            if state.state is State.RUNNING and not self.is_owned(state.folder)
+            else state
+            for state in states
+        ]
+
+    def is_owned(self, folder: Path) -> bool:
+        """Whether a folder's owner lives, or may live as far as this process has been able to watch."""
+        lease = current(folder)
+        return lease is not None and is_owned(lease) and not self.watch.has_stopped(lease)
 
     def job(self, state: RunStatus) -> Job:
         return Job(str(state.spec), self.command(state.spec, state.folder), state.folder)

@@ -24,7 +24,7 @@ class Local:
         """
         count = settings.jobs if settings.gpus is None else settings.side_by_side
         threads = settings.threads or max(1, available_cores() // count)
-        pool = Pool(make_places(count, threads, settings.gpus), listener.ended)
+        pool = Pool(make_places(count, threads, settings.gpus), listener.ended, study.is_owned)
         told, tried = False, set[Path]()
         while True:
             states = study.states()

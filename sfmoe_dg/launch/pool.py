@@ -58,9 +58,14 @@ class Running:
 class Pool:
     """As many runs at a time as there are ``places``, each with that place's environment variables."""
 
-    def __init__(self, places: Sequence[Mapping[str, str]], on_end: OnEnd) -> None:
+    def __init__(
+        self,
+        places: Sequence[Mapping[str, str]],
+        on_end: OnEnd,
+        is_owned: Callable[[Path], bool] = lambda folder: is_owned(current(folder)),
+    ) -> None:
         self._free = deque(places)
-        self._on_end = on_end
+        self._on_end, self._is_owned = on_end, is_owned
         self._told: set[int] = set()
         self.running: list[Running] = []
         self.stop_signal: int | None = None
@@ -90,7 +95,7 @@ class Pool:
     def _take(self, job: Job, of_others: list[Job]) -> None:
         if (job.folder / "done").exists() or _failures(job.folder) >= MAX_FAILURES:
             return
-        if is_owned(current(job.folder)):
+        if self._is_owned(job.folder):
             of_others.append(job)
             return
         self._start(job)
@@ -122,7 +127,7 @@ class Pool:
                 self._on_end(entry.job, None, seconds)
             elif self.stop_signal is not None or entry.process.returncode in STOPPED:
                 continue
-            elif entry.process.returncode == EXIT_OWNED or is_owned(current(entry.job.folder)):
+            elif entry.process.returncode == EXIT_OWNED or self._is_owned(entry.job.folder):
                 of_others.append(entry.job)
             else:
                 self._on_end(entry.job, _record_failure(entry), seconds)

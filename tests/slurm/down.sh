@@ -23,6 +23,14 @@ if [ -e "$dir/run/slurmctld.pid" ]; then
   timeout 10 scancel --user="$(id -u)" >/dev/null 2>&1
   for _ in $(seq 50); do [ -n "$(timeout 5 squeue --noheader 2>/dev/null)" ] || break; sleep 0.2; done
 fi
+# What is left of jobs (a node that was down lets go of them early) is known by the cluster it belongs to.
+mine=" $$ "
+for ((pid = $$; pid > 1; )); do pid=$(awk '/^PPid:/ { print $2 }' "/proc/$pid/status"); mine+="$pid "; done
+for file in $(grep -lsF "$dir/slurm.conf" /proc/[0-9]*/environ); do
+  pid=${file#/proc/} pid=${pid%/environ}
+  [[ $mine == *" $pid "* ]] || [[ $(cat "/proc/$pid/comm" 2>/dev/null) =~ ^slurm(d|ctld|dbd)$ ]] ||
+    kill -KILL "$pid" 2>/dev/null
+done
 end "$dir/run/slurmd.pid"
 end "$dir/run/slurmctld.pid"
 end "$dir/run/slurmdbd.pid"

@@ -23,31 +23,6 @@ from sfmoe_dg.launch.slurm_jobs import submissions
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
-SLEEPY = '''
-import os
-import time
-
-from sfmoe_dg.algorithms import ALGORITHMS
-from sfmoe_dg.algorithms.erm import ERM
-
-
-class SleepyERM(ERM):
-    """ERM whose steps after the 12th take a while, until a certain file exists."""
-
-    paper = "a test"
-    updates = 0
-
-    def update(self, minibatches, unlabeled=None):
-        self.updates += 1
-        end = time.monotonic() + float(os.environ["NAP"])
-        while self.updates > 12 and time.monotonic() < end and not os.path.exists(os.environ["GO"]):
-            time.sleep(0.05)
-        return super().update(minibatches, unlabeled)
-
-
-ALGORITHMS.register("SleepyERM", SleepyERM)
-'''
-
 STUDY = """
 name = "{name}"
 datasets = ["Debug28"]
@@ -72,7 +47,8 @@ poll = 1
 save_seconds = 30
 """
 STEPS = [0, 10, 20, 30]
-PATIENCE = 180
+PATIENCE = 300
+HERE = Path(__file__).parent
 
 
 class Sweep:
@@ -148,15 +124,14 @@ def assert_complete(sweep: Sweep, local: Sweep) -> None:
 def studies(tmp_path_factory) -> tuple[Path, Path]:
     """A study of two runs, and one of four that contains it, in a folder with a space in its name."""
     folder = tmp_path_factory.mktemp("two studies")
-    (folder / "sleepy.py").write_text(SLEEPY)
     for name, trials in (("two", 1), ("four", 2)):
-        (folder / f"{name}.toml").write_text(STUDY.format(name=name, trials=trials, plugin=folder / "sleepy.py"))
+        (folder / f"{name}.toml").write_text(STUDY.format(name=name, trials=trials, plugin=HERE / "sleepy_erm.py"))
     return folder / "two.toml", folder / "four.toml"
 
 
 @pytest.fixture(scope="module")
 def local_four(cluster, studies) -> Sweep:
-    sweep = Sweep(dict(os.environ), studies[1], studies[1].parent / "local four")
+    sweep = Sweep(dict(os.environ), studies[1], studies[1].parent / "local four", "--jobs", "4")
     sweep.end()
     return sweep
 
@@ -270,9 +245,11 @@ def test_preemption_with_grace_time_and_without(cluster, start, local_two, parti
 
 
 def test_a_time_limit_shorter_than_the_runs(cluster, start, local_two):
-    # Slurm counts in minutes; it may send the signal before the 30 s that are asked for.
-    sweep = start("--time", "1", "--runs_per_task", "2", "--parallel_per_gpu", "2", nap=5.0)
-    until(lambda: "told to go (SIGUSR2)" in sweep.log(), "the time limit")
+    # Slurm counts in minutes, and may send the signal half a minute early: also before the runs have begun.
+    flags = ("--time", "1", "--save_seconds", "15", "--runs_per_task", "2", "--parallel_per_gpu", "2")
+    sweep = start(*flags, nap=3.0)
+    signals = sweep.log().count("told to go (SIGUSR2)")
+    until(lambda: sweep.log().count("told to go (SIGUSR2)") > signals, "the time limit")
     output = sweep.end()
     assert output.count("submitted Slurm job") == 1
     assert sweep.continued() >= 2
