@@ -127,6 +127,16 @@ def test_a_run_that_fails_does_not_stop_the_others_and_says_why(study, tmp_path)
     assert "Traceback" not in result.stdout + result.stderr
 
 
+def test_a_dry_run_of_one_run_says_what_it_would_be_and_writes_nothing(tmp_path, capsys):
+    words = ["train", "--dataset", "Debug28", "--steps", "5", "--checkpoint_freq", "2", "--dry_run"]
+    words += ["--hparams", '{"batch_size": 4}']
+    assert main([*words, "--output_dir", str(tmp_path / "run")]) == 0
+    shown = capsys.readouterr().out
+    assert "batch_size: 4" in shown
+    assert shown.endswith("5 steps, 3 evaluations; nothing was trained or written\n")
+    assert not (tmp_path / "run").exists()
+
+
 def test_dry_run_prints_commands_and_writes_nothing(study, tmp_path):
     result = run("sweep", str(study / "study.toml"), "--output_dir", str(tmp_path / "out dir"), "--dry_run")
     lines = result.stdout.splitlines()

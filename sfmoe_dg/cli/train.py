@@ -18,7 +18,7 @@ from sfmoe_dg.run import OPTION_CHOICES, TASKS, Options, RunSpec
 if TYPE_CHECKING:
     from sfmoe_dg.distributed import World
     from sfmoe_dg.lease import Owner
-    from sfmoe_dg.prepare import Setup
+    from sfmoe_dg.prepare import Execution, Setup
     from sfmoe_dg.train import Reporter
 
 CACHE_VARIABLE = "SFMOE_DG_CACHE"
@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--save_model_every_checkpoint", action="store_true")
     _add_options(parser)
     execution = parser.add_argument_group("execution (changes no record)")
+    execution.add_argument("--dry_run", action="store_true", help="check everything, say what would be trained")
     execution.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     execution.add_argument("--num_workers", type=int, help="loader processes, shared by all domains")
     execution.add_argument(
@@ -139,6 +140,8 @@ def run(args: argparse.Namespace) -> int:
                 world=world,
                 parallel=args.parallel,
             )
+            if args.dry_run:
+                return _show(make_spec(args), execution, say)
             if args.images == "cached":
                 say(f"images from the cache {execution.cache_dir}; those missing there are decoded first")
             train(make_spec(args), args.output_dir, execution, reporter, signals)
@@ -147,6 +150,19 @@ def run(args: argparse.Namespace) -> int:
         say(f"stopped {where}: {args.output_dir}; the same command goes on from there")
         return signals.wait_to_be_killed()
     say(f"done: {args.output_dir}")
+    return 0
+
+
+def _show(spec: RunSpec, execution: Execution, say: Callable[[str], None]) -> int:
+    """Check the run as training would, say what it is, and write nothing."""
+    from sfmoe_dg.prepare import prepare
+
+    setup = prepare(spec, execution)
+    setup.close()
+    for line in describe_run(setup)[:-1]:
+        say(line)
+    evaluations = len(set(range(0, setup.steps, setup.checkpoint_freq)) | {setup.steps - 1})
+    say(f"{setup.steps} steps, {evaluations} evaluations; nothing was trained or written")
     return 0
 
 
