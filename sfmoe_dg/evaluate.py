@@ -75,8 +75,10 @@ def _measure(
     """(domain, indices, a number per image) of every batch; where processes share the work, of all of theirs."""
     measured = []
     algorithm.eval()
+    # Weights that are fetched from other processes stay in memory, and inference mode would mark it as its own.
+    without_gradients = torch.no_grad if loader.world.shared else torch.inference_mode
     for batch in loader.batches(step):
-        with torch.inference_mode(), algorithm.precision.autocast():
+        with without_gradients(), algorithm.precision.autocast():
             measured.append((batch.env, batch.indices, measure(batch.x, batch.y).cpu().numpy()))
         pulse()
     algorithm.train()

@@ -117,6 +117,8 @@ class Algorithm(nn.Module):
     parallel_modes: ClassVar[tuple[str, ...]] = ()
     """The modes of :data:`PARALLEL_MODES` in which several processes can share an update. A class that changes what an
     update computes starts with none, whatever it inherits, and says for itself."""
+    parallel: Parallel | None = None
+    """Set where several processes share the updates; of the class, so that it is no part of an algorithm's state."""
     needs: ClassVar[str] = ""
     """What it needs that none of the attributes above says, a few words for ``sfmoe-dg list algorithms``."""
 
@@ -134,7 +136,6 @@ class Algorithm(nn.Module):
         self.num_domains = num_domains
         self.hparams = hparams
         self.precision = Precision()
-        self.parallel: Parallel | None = None
         self._lr_factor = 1.0
 
     @property

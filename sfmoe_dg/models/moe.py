@@ -106,13 +106,15 @@ class MoE(nn.Module):
         exchange: how rows come to experts that other processes hold; None where all are here.
     """
 
+    # Of the class: what every process sets for itself is no part of a layer's state.
+    batch: GlobalBatch | None = None
+    exchange: ExpertExchange | None = None
+
     def __init__(self, experts: nn.Module, router: nn.Module, options: RoutingOptions) -> None:
         super().__init__()
         self.router = router
         self.experts = experts
         self.options = self.built_options = options
-        self.batch: GlobalBatch | None = None
-        self.exchange: ExpertExchange | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Routing]:
         """``[B, S, D]`` (or ``[T, D]``, one image) → the same shape, and the :class:`Routing` of its T tokens."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from sfmoe_dg import data
 from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
+from sfmoe_dg.data.domains import DomainDataset
 from sfmoe_dg.data.loaders import ALONE, TrainLoader
 from sfmoe_dg.data.splits import split_domains
 from sfmoe_dg.data.transforms import ImageTransform
@@ -43,10 +45,16 @@ class Outcome:
     gradients: dict[str, Tensor]
 
 
+@cache
+def pictures() -> DomainDataset:
+    """The data set, made once per process."""
+    return data.build(DATASET, None)
+
+
 def build(case: Case, world: World) -> tuple[Any, TrainLoader]:
     """The algorithm and the loader of this process's share."""
     seed_everything(3)
-    dataset = data.build(DATASET, None)
+    dataset = pictures()
     hparams = default_hparams(case.algorithm, DATASET) | {"batch_size": 8} | case.hparams
     splits = split_domains(dataset, [3], trial_seed=0, holdout_fraction=0.2)
     algorithm = ALGORITHMS.load(case.algorithm)(dataset.input_shape, dataset.num_classes, len(TRAIN_ENVS), hparams)
@@ -77,7 +85,7 @@ def train_all(world: World, cases: list[Case]) -> list[Outcome]:
 @torch.no_grad()
 def probe(algorithm: Any, dtype: torch.dtype = torch.float32) -> Tensor:
     """Logits of 12 images of the held-out domain."""
-    domain: Any = data.build(DATASET, None)[3]
+    domain: Any = pictures()[3]
     return algorithm.eval().predict(domain.batch(range(12)).to(dtype))
 
 

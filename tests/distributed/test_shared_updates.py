@@ -21,11 +21,12 @@ V_MOE = {"backbone": "v_moe_tiny_32", "allocation": "batch_priority", "capacity_
 
 
 def compare(size: int, cases: list[Case], tolerance: float) -> None:
+    """Against one process, to ``tolerance``; single precision is held to 1e-5 at best."""
     results = on_processes(size, train_all, cases)
     for i, case in enumerate(cases):
         one = alone(case)
         for outcomes in results:
-            assert_same(outcomes[i], one, tolerance)
+            assert_same(outcomes[i], one, tolerance if case.dtype == torch.float64 else max(tolerance, 1e-5))
 
 
 @pytest.mark.slow
@@ -76,9 +77,12 @@ def test_every_objective_that_says_so_can_be_shared(half: int):
     for i, name in enumerate(OBJECTIVES):
         modes = ALGORITHMS.load(name).parallel_modes
         if i % 2 == half:
-            cases.append(Case(name, modes[i // 2 % len(modes)], {"batch_size": 4, **SF_MOE, **early(name)}))
+            hparams = {"batch_size": 4, **SF_MOE, **early(name)}
+            # Fishr takes its variances in single precision, whatever the network computes in.
+            dtype = torch.float32 if name == "Fishr" else torch.float64
+            cases.append(Case(name, modes[i // 2 % len(modes)], hparams, dtype=dtype))
     assert len(cases) > 5
-    compare(2, cases, 2e-5)
+    compare(2, cases, 1e-7)
 
 
 @pytest.mark.slow
@@ -89,7 +93,8 @@ def test_every_architecture_can_be_shared():
     resnet = {"backbone": "resnet18", "pretrained": False, "freeze_bn": False, "resnet_dropout": 0.2}
     shared = [("ddp", by_token), ("fsdp", by_token), ("ddp", resnet)]
     shared += [(mode, backbone) for mode in PARALLEL_MODES for backbone in (wide, hybrid)]
-    compare(2, [Case("ERM", mode, {"batch_size": 4, **backbone}, steps=4) for mode, backbone in shared], 2e-5)
+    cases = [Case("ERM", mode, {"batch_size": 4, **b}, steps=3, dtype=torch.float64) for mode, b in shared]
+    compare(2, cases, 1e-7)
 
 
 def test_a_changed_update_has_to_say_that_it_can_be_shared():

@@ -77,7 +77,7 @@ def test_a_run_goes_on_with_any_number_of_processes(tmp_path: Path):
     assert on_processes(4, some_steps, str(folder), "expert", 4) == [4, 4, 4, 4]
     assert on_processes(2, some_steps, str(folder), "fsdp", 6) == [6, 6]
     checkpoint = torch.load(folder / CHECKPOINT_FILE, weights_only=True)
-    whole = checkpoint["algorithm"]["modules"]["featurizer.network.blocks.0.mlp.experts.fc1.weight"]
+    whole = checkpoint["algorithm"]["modules"]["featurizer.network.blocks.1.mlp.experts.fc1.weight"]
     assert whole.shape == (8, 64, 256)
     assert not (folder / "done").exists()
     train(SPEC, folder, Execution(device="cpu", num_workers=0, eval_batch_size=8))
