@@ -46,7 +46,7 @@ def image_folder(tmp_path):
 def test_a_run_leaves_its_files_and_done(tmp_path):
     train(RunSpec(**FAST), tmp_path / "run", CPU)
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"results.jsonl", "run.json", "model.pkl", "done"}
+    assert names == {"results.jsonl", "run.json", "progress.json", "model.pkl", "model.safetensors", "done"}
     assert (tmp_path / "run" / "done").read_text() == "done"
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     assert facts["domains"] == ["0", "1", "2"]

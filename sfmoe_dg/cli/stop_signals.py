@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from types import FrameType
+from typing import Any
 
 from sfmoe_dg.train import Stopped, StopRequest
 
@@ -23,9 +24,17 @@ class StopSignals(StopRequest):
     def __init__(self) -> None:
         self.number = 0
         self._deferred = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
         for number in (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGUSR2", None)):
             if number is not None:
-                signal.signal(number, self._handle)
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def defer(self) -> None:
         """From now on the first signal only sets ``requested``."""

@@ -16,6 +16,7 @@ from sfmoe_dg.errors import UserError
 from sfmoe_dg.run import OPTION_CHOICES, TASKS, Options, RunSpec
 
 if TYPE_CHECKING:
+    from sfmoe_dg.cli.stop_signals import StopSignals
     from sfmoe_dg.distributed import World
     from sfmoe_dg.lease import Owner
     from sfmoe_dg.prepare import Execution, Setup
@@ -117,38 +118,51 @@ def cache_folder(given: str | None = None) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sfmoe_dg.cli.processes import launched, together
     from sfmoe_dg.cli.stop_signals import StopSignals
     from sfmoe_dg.loggers import check_loggers
     from sfmoe_dg.plugins import load_plugins
-    from sfmoe_dg.prepare import Execution
-    from sfmoe_dg.train import Stopped, train
+    from sfmoe_dg.train import Stopped
 
     if args.checkpoint_minutes < 0:
         raise UserError(f"--checkpoint_minutes is {args.checkpoint_minutes}; it must be at least 0 (0: at every step)")
     load_plugins(args.plugin)
     check_loggers(args.log)
-    signals, world = StopSignals(), launched()
-    say: Callable[[str], None] = partial(print, flush=True) if world.leads else lambda line: None
-    try:
-        with together(world, args.device) as device, _reporter(args, world, signals.defer) as reporter:
-            execution = Execution(
-                device,
-                args.num_workers,
-                cache_dir=cache_folder(args.cache_dir),
-                checkpoint_minutes=args.checkpoint_minutes,
-                world=world,
-                parallel=args.parallel,
-            )
-            if args.dry_run:
-                return _show(make_spec(args), execution, say)
-            if args.images == "cached":
-                say(f"images from the cache {execution.cache_dir}; those missing there are decoded first")
-            train(make_spec(args), args.output_dir, execution, reporter, signals)
-    except Stopped as stopped:
-        where = "before its first step" if stopped.step is None else f"after step {stopped.step}, all of it saved"
-        say(f"stopped {where}: {args.output_dir}; the same command goes on from there")
-        return signals.wait_to_be_killed()
+    with StopSignals() as signals:
+        try:
+            return _train(args, signals)
+        except Stopped as stopped:
+            where = "before its first step" if stopped.step is None else f"after step {stopped.step}, all of it saved"
+            _speaker()(f"stopped {where}: {args.output_dir}; the same command goes on from there")
+            return signals.wait_to_be_killed()
+
+
+def _speaker() -> Callable[[str], None]:
+    """What prints a sentence: of several processes, only the one that leads does."""
+    from sfmoe_dg.cli.processes import launched
+
+    return partial(print, flush=True) if launched().leads else lambda line: None
+
+
+def _train(args: argparse.Namespace, signals: StopSignals) -> int:
+    from sfmoe_dg.cli.processes import launched, together
+    from sfmoe_dg.prepare import Execution
+    from sfmoe_dg.train import train
+
+    world, say, spec = launched(), _speaker(), make_spec(args)
+    with together(world, args.device) as device, _reporter(args, world, signals.defer) as reporter:
+        execution = Execution(
+            device,
+            args.num_workers,
+            cache_dir=cache_folder(args.cache_dir),
+            checkpoint_minutes=args.checkpoint_minutes,
+            world=world,
+            parallel=args.parallel,
+        )
+        if args.dry_run:
+            return _show(spec, execution, say)
+        if args.images == "cached":
+            say(f"images from the cache {execution.cache_dir}; those missing there are decoded first")
+        train(spec, args.output_dir, execution, reporter, signals)
     say(f"done: {args.output_dir}")
     return 0
 
