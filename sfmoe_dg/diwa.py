@@ -25,7 +25,7 @@ from sfmoe_dg.evaluate import evaluate, validation_accuracy
 from sfmoe_dg.models.matching import match_experts
 from sfmoe_dg.prepare import Execution, Setup, describe, only_validation, prepare
 from sfmoe_dg.records import RESULTS, Record, append_record, load_records, write_atomic
-from sfmoe_dg.run import RunSpec, make_options
+from sfmoe_dg.run import RunSpec
 from sfmoe_dg.selection import num_domains
 from sfmoe_dg.weight_average import RunningMean, move_towards, tensors
 
@@ -127,13 +127,9 @@ def make_soup(
 
 def _spec(record: Record, data_dir: str | None) -> RunSpec:
     """The run again, with its hyper-parameters spelt out; its weights come from its model."""
-    values = {name: value for name, value in record["args"].items() if name != "output_dir"}
-    values["test_envs"] = tuple(values["test_envs"])
-    values["hparams"] = json.dumps(record["hparams"] | {"pretrained": False})
-    values["hparams_seed"] = 0
-    if data_dir is not None:
-        values["data_dir"] = data_dir
-    return RunSpec(**values, options=make_options(record.get("options", {}), "the run's record"))
+    hparams = json.dumps(record["hparams"] | {"pretrained": False})
+    spec = replace(RunSpec.from_record(record), hparams=hparams, hparams_seed=0)
+    return spec if data_dir is None else replace(spec, data_dir=data_dir)
 
 
 class _Pot:

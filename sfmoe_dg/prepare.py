@@ -110,15 +110,7 @@ def prepare(spec: RunSpec, execution: Execution | None = None) -> Setup:
     hparams = resolve_hparams(spec)
     device = pick_device(execution.device)
     seed_everything(spec.seed)
-    dataset = _open_dataset(spec, execution)
-    splits = split_domains(
-        dataset,
-        spec.test_envs,
-        trial_seed=spec.trial_seed,
-        holdout_fraction=spec.holdout_fraction,
-        uda_fraction=spec.uda_holdout_fraction,
-        policy=spec.options.split,
-    )
+    dataset, splits = open_data(spec, execution.cache_dir)
     train_envs = [i for i in range(len(dataset)) if i not in spec.test_envs]
     check_batch_size(dataset, splits, train_envs, hparams["batch_size"])
     algorithm = _build_algorithm(spec, dataset, len(train_envs), hparams, device)
@@ -149,13 +141,31 @@ def prepare(spec: RunSpec, execution: Execution | None = None) -> Setup:
     )
 
 
-def _open_dataset(spec: RunSpec, execution: Execution) -> DomainDataset:
+def open_data(spec: RunSpec, cache_dir: str | None = None) -> tuple[DomainDataset, list[DomainSplit]]:
+    """A run's data set, and its domains split as the run splits them.
+
+    Some data sets draw their images from the global generators: seed those first (``seeds.seed_everything``).
+
+    Args:
+        cache_dir: the folder of decoded images, for runs with the option images = "cached".
+
+    Raises:
+        UserError: if the data are not there.
+    """
     dataset = data.build(spec.dataset, spec.data_dir, on_bad_image=spec.options.on_bad_image)
-    if spec.options.images != "cached":
-        return dataset
-    if execution.cache_dir is None:
-        raise UserError("--images cached needs --cache_dir, a folder for the decoded images")
-    return cached(dataset, execution.cache_dir)
+    if spec.options.images == "cached":
+        if cache_dir is None:
+            raise UserError("--images cached needs --cache_dir, a folder for the decoded images")
+        dataset = cached(dataset, cache_dir)
+    splits = split_domains(
+        dataset,
+        spec.test_envs,
+        trial_seed=spec.trial_seed,
+        holdout_fraction=spec.holdout_fraction,
+        uda_fraction=spec.uda_holdout_fraction,
+        policy=spec.options.split,
+    )
+    return dataset, splits
 
 
 def _build_algorithm(

@@ -136,6 +136,13 @@ class RunSpec:
         seed = seed_hash(self.dataset, self.algorithm, list(self.test_envs), self.hparams_seed, self.trial_seed)
         return replace(self, seed=seed)
 
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> RunSpec:
+        """The run that wrote a record."""
+        values = {name: value for name, value in record["args"].items() if name != "output_dir"}
+        values["test_envs"] = tuple(values["test_envs"])
+        return cls(**values, options=make_options(record.get("options", {}), "the run's record"))
+
     def flags(self) -> list[str]:
         """The command line that trains this run, without --output_dir: ``RunSpec`` → flags → ``RunSpec``."""
         default, words = RunSpec(), []

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from sfmoe_dg import __version__
 from sfmoe_dg.cli import (
+    analyze,
     cancel,
     collect,
     convert_vmoe,
@@ -40,6 +41,7 @@ COMMANDS = {
     "delete-incomplete": delete_incomplete,
     "collect": collect,
     "top-hparams": top_hparams,
+    "analyze": analyze,
     "diwa": diwa,
     "convert-vmoe": convert_vmoe,
     "domainbed": domainbed,

@@ -1,0 +1,173 @@
+"""A finished run opened again: its model, its data set, its splits, and any of its images as the model sees them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sfmoe_dg.algorithms.base import Algorithm, Precision
+from sfmoe_dg.checkpoint import load_model
+from sfmoe_dg.data.device_augment import TensorTransform
+from sfmoe_dg.data.domains import DomainDataset
+from sfmoe_dg.data.loaders import EvalLoader
+from sfmoe_dg.data.reading import DomainBatch
+from sfmoe_dg.data.splits import DomainSplit
+from sfmoe_dg.data.transforms import ImageTransform
+from sfmoe_dg.errors import UserError
+from sfmoe_dg.prepare import open_data, pick_device
+from sfmoe_dg.records import RESULTS
+from sfmoe_dg.run import RunSpec
+from sfmoe_dg.seeds import generator, seed_everything
+
+SPLITS = ("in", "out", "uda")
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Some images of a data set, in an order of their own.
+
+    Attributes:
+        domain: int64 [N], which domain.
+        index: int64 [N], the position in that domain.
+        split: N names of :data:`SPLITS`.
+    """
+
+    domain: np.ndarray
+    index: np.ndarray
+    split: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedRun:
+    """What :func:`open_run` returns; ``algorithm`` is in evaluation mode, with the run's precision, on the device."""
+
+    folder: Path
+    spec: RunSpec
+    algorithm: Algorithm
+    dataset: DomainDataset
+    splits: list[DomainSplit]
+    device: str
+
+    @property
+    def seen_domains(self) -> tuple[str, ...]:
+        """The domains that the run was trained on."""
+        names = self.dataset.domain_names
+        return tuple(name for env, name in enumerate(names) if env not in self.spec.test_envs)
+
+    def select(
+        self, splits: Sequence[str] = ("out",), envs: Sequence[int] | None = None, limit: int | None = None
+    ) -> Selection:
+        """The images of some splits of some domains (all by default), domain by domain.
+
+        Args:
+            limit: at most so many per domain: where images have identities, those of the identities that come first in
+                one shuffled order for all domains, so that the same objects are chosen everywhere.
+
+        Raises:
+            UserError: on an unknown split or domain, and if nothing is selected.
+        """
+        for name in splits:
+            if name not in SPLITS:
+                raise UserError(f"split {name!r} does not exist; the splits are {', '.join(SPLITS)}")
+        envs = range(len(self.dataset)) if envs is None else envs
+        self.dataset.check_envs(envs, "domain")
+        found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        for env in envs:
+            of_split = {"in": self.splits[env].in_, "out": self.splits[env].out, "uda": self.splits[env].uda}
+            index = np.concatenate([of_split[name] for name in splits])
+            names = np.repeat(list(splits), [len(of_split[name]) for name in splits])
+            chosen = self._first(env, index, limit)
+            found.append((np.full(len(chosen), env), index[chosen], names[chosen]))
+        domain, index, split = (np.concatenate(column) for column in zip(*found, strict=True))
+        if not len(index):
+            raise UserError(f"{self.folder} has no image in the splits {', '.join(splits)} of those domains")
+        return Selection(domain.astype(np.int64), index.astype(np.int64), split)
+
+    def _first(self, env: int, index: np.ndarray, limit: int | None) -> np.ndarray:
+        """Positions in ``index``, at most ``limit``, ascending."""
+        if limit is None or limit >= len(index):
+            return np.arange(len(index))
+        identities = self.dataset[env].identities
+        keys = index if identities is None else identities[index]
+        order = generator(self.spec.seed, "selection").permutation(int(keys.max()) + 1)
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        return np.sort(np.argsort(rank[keys], kind="stable")[:limit])
+
+    def batches(
+        self, selection: Selection, batch_size: int = 128, num_workers: int | None = None
+    ) -> Iterator[DomainBatch]:
+        """The selected images, each once, without augmentation, on the device.
+
+        A batch holds images of one domain; which ones, its ``env`` and ``indices`` say.
+
+        Raises:
+            UserError: if an image does not decode.
+        """
+        nothing = np.array([], dtype=np.int64)
+        wanted = [
+            DomainSplit(in_=selection.index[selection.domain == env], out=nothing, uda=nothing)
+            for env in range(len(self.dataset))
+        ]
+        mean, std = self.algorithm.normalization
+        kind = ImageTransform if self.spec.options.images == "files" else TensorTransform
+        loader = EvalLoader(
+            self.dataset,
+            wanted,
+            [kind(size=self.dataset.input_shape[-1], mean=mean, std=std)] * len(self.dataset),
+            seed=self.spec.seed,
+            batch_size=batch_size,
+            shuffled=self.algorithm.predicts_in_context,
+            num_workers=num_workers,
+            device=self.device,
+        )
+        try:
+            yield from loader.batches()
+        finally:
+            loader.close()
+
+
+def open_run(
+    folder: str | Path, *, data_dir: str | None = None, device: str = "cpu", cache_dir: str | None = None
+) -> OpenedRun:
+    """A finished run with its data: the same images in the same splits as in training.
+
+    Seeds the global generators as training does, because some data sets draw their images from them.
+
+    Args:
+        data_dir: where the images are now, if not where the run found them.
+        cache_dir: the folder of decoded images, for runs with the option images = "cached".
+
+    Raises:
+        UserError: if the folder holds no finished run with its model, or the data are not there.
+    """
+    folder = Path(folder)
+    spec = RunSpec.from_record(_last_record(folder))
+    if data_dir is not None:
+        spec = replace(spec, data_dir=data_dir)
+    algorithm = load_model(folder)
+    torch_device = pick_device(device)
+    seed_everything(spec.seed)
+    dataset, splits = open_data(spec, cache_dir)
+    algorithm.precision = Precision(spec.options.precision, torch_device.type)
+    return OpenedRun(folder, spec, algorithm.to(torch_device), dataset, splits, str(torch_device))
+
+
+def _last_record(folder: Path) -> dict[str, Any]:
+    try:
+        lines = (folder / RESULTS).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{folder / RESULTS} cannot be read ({error.strerror}); give the folder of a run") from None
+    try:
+        record: dict[str, Any] = json.loads([line for line in lines if line.strip()][-1])
+    except (IndexError, json.JSONDecodeError):
+        raise UserError(f"{folder / RESULTS} holds no record of a finished run; train it to the end") from None
+    return record
