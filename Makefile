@@ -11,13 +11,15 @@ OUT      ?= results/$(basename $(notdir $(SWEEP)))
 LAUNCHER ?= local
 JOBS     ?=
 DATASETS ?=
+ABLATION ?= sweeps/ablation_quick.toml
+THREADS  ?= 1
 ARGS     ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data sweep tables test lint bench clean
+.PHONY: help setup data sweep tables figures report test test-slow lint bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  variables: SWEEP=$(SWEEP) DATA=$(DATA) OUT=$(OUT) LAUNCHER=$(LAUNCHER) JOBS=$(JOBS)"
 
 setup: $(STAMP) ## create .venv with the tested versions of everything
@@ -47,8 +49,19 @@ tables: $(STAMP) ## print and write the tables of a study that has run (OUT=)
 	$(BIN)/sfmoe-dg collect --input_dir '$(OUT)'
 	$(BIN)/sfmoe-dg collect --input_dir '$(OUT)' --save
 
-test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+figures: $(STAMP) ## draw what a study's models do inside, and how they compare (OUT=, DATA=, THREADS=; ABLATION= for none)
+	$(if $(ABLATION),$(BIN)/sfmoe-dg sweep '$(ABLATION)' --output_dir '$(OUT)/figures/ablation' $(if $(JOBS),--jobs $(JOBS)))
+	$(if $(ABLATION),$(BIN)/sfmoe-dg analyze '$(OUT)/figures/ablation' --what ablation --output_dir '$(OUT)/figures')
+	$(BIN)/sfmoe-dg analyze '$(OUT)' --what all --output_dir '$(OUT)/figures' --threads $(THREADS) $(if $(DATA),--data_dir '$(DATA)') $(ARGS)
+
+report: $(STAMP) ## write one page that shows a study and lets one look into its models (OUT=, DATA=)
+	$(BIN)/sfmoe-dg report --output_dir '$(OUT)' $(if $(DATA),--data_dir '$(DATA)') $(ARGS)
+
+test: $(STAMP) ## run the tests, but for the slow ones
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not slurm' $(ARGS)
+
+test-slow: $(STAMP) ## run the slow tests: several processes, a real Slurm where it is installed
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow or slurm' $(ARGS)
 
 lint: $(STAMP) ## check style and types
 	$(BIN)/ruff check .
@@ -59,6 +72,7 @@ bench: $(STAMP) ## measure speed, as ratios
 	$(BIN)/python bench/moe_layer.py --threads 1 --cpu-time --models $(ARGS)
 	$(BIN)/python bench/moe_layer.py --threads 1 --cpu-time --width 768 --experts 32 $(ARGS)
 	$(BIN)/python bench/tiny_twins.py
+	$(BIN)/python bench/sweep_overhead.py
 	$(if $(DATA),$(BIN)/python bench/image_folder_steps.py --data_dir '$(DATA)')
 	$(if $(DATA),$(BIN)/python bench/input_path.py --data_dir '$(DATA)')
 

@@ -1,16 +1,18 @@
-"""One self-contained HTML page: the tables of all selection methods, and accuracy against step.
+"""One self-contained HTML page: the tables of all selection methods, accuracy against step, and sections of others.
 
-It loads nothing, works from a file, and shows everything without JavaScript, which only folds away two of the three
-selection methods.
+It loads nothing, works from a file, and shows everything without JavaScript, which only folds away what the switches
+(selection method, split and other options) do not show.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import NamedTuple
 
 from sfmoe_dg.records import LoadedRecords, Record
 from sfmoe_dg.render import average_text, readable_text
@@ -27,7 +29,7 @@ body { margin: 0 auto; max-width: 76rem; padding: 1rem; background: #fff; color:
 h1 { font-size: 1.6rem; line-height: 1.25; margin: .5rem 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.25rem; margin: 2rem 0 .5rem; }
 p { max-width: 44rem; margin: .5rem 0; }
-nav { display: flex; flex-wrap: wrap; gap: .5rem; margin: 1rem 0; }
+nav { display: flex; flex-wrap: wrap; align-items: center; gap: .5rem; margin: 1rem 0; }
 nav a { padding: .35rem .8rem; border: 1px solid #767676; border-radius: .4rem; color: #00507d; text-decoration: none; }
 nav a[aria-current=true] { background: #00507d; border-color: #00507d; color: #fff; }
 a:focus-visible, summary:focus-visible, .scroll:focus-visible { outline: 3px solid #e69f00; outline-offset: 2px; }
@@ -53,41 +55,53 @@ svg text { font-size: 11.5px; fill: #1a1a1a; }
 svg .grid { stroke: #e1e1e1; }
 svg .axis { stroke: #1a1a1a; fill: none; }
 @media (max-width: 40rem) { th, td { padding: .3rem .45rem; font-size: .9rem; } }
-@media print { nav { display: none; } .method[hidden] { display: block; } }
+@media print { nav { display: none; } .method[hidden], .options[hidden] { display: block; } }
 """
 
 SCRIPT = """
-const links = [...document.querySelectorAll("nav a")];
-const parts = links.map(link => document.querySelector(link.getAttribute("href")));
-function show(chosen) {
-  parts.forEach((part, i) => { part.hidden = i !== chosen; });
-  links.forEach((link, i) => link.setAttribute("aria-current", String(i === chosen)));
+for (const nav of document.querySelectorAll("nav")) {
+  const links = [...nav.querySelectorAll("a")];
+  const show = chosen => links.forEach((link, i) => {
+    link.setAttribute("aria-current", String(i === chosen));
+    for (const part of document.querySelectorAll(link.dataset.shows)) part.hidden = i !== chosen;
+  });
+  links.forEach((link, i) => link.addEventListener("click", event => { event.preventDefault(); show(i); }));
+  show(0);
 }
-links.forEach((link, i) => link.addEventListener("click", event => { event.preventDefault(); show(i); }));
-show(0);
 """
 
 
-def render_page(loaded: LoadedRecords, title: str = TITLE, labels: Labels | None = None) -> str:
-    """The page as one string; every text from the records is escaped."""
+class Section(NamedTuple):
+    """A further part of the page: its HTML, in which all text is escaped, and the style and script that it needs."""
+
+    html: str
+    style: str = ""
+    script: str = ""
+
+
+def render_page(
+    loaded: LoadedRecords, title: str = TITLE, labels: Labels | None = None, sections: Sequence[Section] = ()
+) -> str:
+    """The page as one string; every text from the records is escaped. ``sections`` follow the tables and curves."""
     methods = build_tables(loaded, labels)
     first = next(iter(methods.values()))
     columns = {table.name: table.columns for table in first if not table.is_averages}
+    styles, scripts = ("".join(part) for part in zip(("", ""), *((s.style, s.script) for s in sections), strict=True))
     parts = [
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>",
+        f"<title>{escape(title)}</title>\n<style>{STYLE}{styles}</style>\n</head>\n<body>",
         f"<header>\n<h1>{escape(title)}</h1>\n<p>Total records: {len(loaded.records)}</p>",
         *_problems(loaded.problems),
         "</header>\n<main>",
         "<p>Accuracy on the held-out domain in percent: mean ± standard error over trials. Bold: the highest mean of a "
         "column. X: runs are missing.</p>",
-        '<nav aria-label="Model selection method">',
-        *(f'<a href="#method-{i}">{escape(name)}</a>' for i, name in enumerate(methods)),
-        "</nav>",
+        *_switch("Model selection method", [(f"method-{i}", name) for i, name in enumerate(methods)], "#{}"),
+        *_switch("Split and other options", _options(first), ".{}"),
         *(_method(f"method-{i}", name, tables) for i, (name, tables) in enumerate(methods.items())),
         *_curves(loaded.records, columns, _row_order(first)),
-        f"</main>\n<script>{SCRIPT}</script>\n</body>\n</html>",
+        *(section.html for section in sections),
+        f"</main>\n<script>{SCRIPT}{scripts}</script>\n</body>\n</html>",
     ]
     return "\n".join(parts) + "\n"
 
@@ -102,8 +116,35 @@ def _problems(problems: Sequence[str]) -> list[str]:
 # -------------------------------------------------------------------------------------------------------- tables
 
 
+def _switch(label: str, choices: Sequence[tuple[str, str]], selector: str) -> list[str]:
+    """Links that show one choice of (identifier, name) and hide what belongs to the others; none for a single one."""
+    if len(choices) < 2:
+        return []
+    links = (
+        f'<a href="#{identifier}" data-shows="{selector.format(identifier)}">{escape(name)}</a>'
+        for identifier, name in choices
+    )
+    return [f'<nav aria-label="{label}">', *links, "</nav>"]
+
+
+def _options(tables: Iterable[Table]) -> list[tuple[str, str]]:
+    """The identifiers and names of the options that runs differ in, in the order of the tables."""
+    found = dict.fromkeys(_options_of(table) for table in tables)
+    return [(f"options-{i}", text or "DomainBed's random split") for i, text in enumerate(found)]
+
+
+def _options_of(table: Table) -> str:
+    """What the table's name says of the runs' options (``records.options_label``), without brackets."""
+    found = re.search(r"(?:^| )\[([^\[\]]*=[^\[\]]*)\]$", table.name)
+    return found[1] if found else ""
+
+
 def _method(identifier: str, name: str, tables: Iterable[Table]) -> str:
-    body = "\n".join(_table(table) for table in tables)
+    tables = list(tables)
+    order = list(dict.fromkeys(_options_of(table) for table in tables))
+    body = "\n".join(
+        f'<div class="options options-{order.index(_options_of(table))}">\n{_table(table)}\n</div>' for table in tables
+    )
     return f'<section class="method" id="{identifier}">\n<h2>Model selection: {escape(name)}</h2>\n{body}\n</section>'
 
 

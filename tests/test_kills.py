@@ -22,7 +22,7 @@ from sfmoe_dg.cli import main
 from sfmoe_dg.lease import current
 from sfmoe_dg.resume import CHECKPOINT_FILE, Random
 
-ROUNDS = int(os.environ.get("SFMOE_DG_KILL_ROUNDS", "4"))
+ROUNDS = int(os.environ.get("SFMOE_DG_KILL_ROUNDS", "2"))
 FORK = multiprocessing.get_context("fork")
 CHOICES = [
     ("ERM", {"batch_size": 4}),

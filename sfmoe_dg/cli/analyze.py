@@ -42,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layer", metavar="NAME", help="for figures of one layer of experts; default: the last")
     parser.add_argument("--data_dir", help="default: where the run found the data")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="torch's threads on the CPU; default: as torch chooses"
+    )
     parser.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="module or .py to import")
 
 
@@ -49,16 +52,23 @@ def run(args: argparse.Namespace) -> int:
     names = _names(args.what)
     if args.images is not None and args.images < 1:
         raise UserError(f"--images is {args.images}; it must be at least 1")
+    if args.threads is not None and args.threads < 1:
+        raise UserError(f"--threads is {args.threads}; it must be at least 1")
     target = Path(args.target)
     if not target.is_dir():
         raise UserError(f"{target} is no folder; give the folder of a finished run or of a sweep")
 
     # The profiler, which knows how much memory an update takes, otherwise tells of itself on standard error.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    import torch
+
     from sfmoe_dg.analysis.figures.subject import Subject
     from sfmoe_dg.cli.train import cache_folder
     from sfmoe_dg.plugins import load_plugins
 
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
     load_plugins(args.plugin)
     subject = Subject(target, args.images, args.layer, args.data_dir, args.device, cache_folder())
     output = Path(args.output_dir) if args.output_dir else target / FIGURES

@@ -1,0 +1,11 @@
+"""The methods of a sweep: means, paired differences, ranks, published numbers.
+
+python analysis/compare.py RUN [--output_dir DIR] [--images N]
+"""
+
+import sys
+
+from sfmoe_dg.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["analyze", *sys.argv[1:], "--what", "compare"]))

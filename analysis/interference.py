@@ -1,0 +1,11 @@
+"""How a step for one domain changes the loss of another, layer by layer.
+
+python analysis/interference.py RUN [--output_dir DIR] [--images N]
+"""
+
+import sys
+
+from sfmoe_dg.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["analyze", *sys.argv[1:], "--what", "interference"]))

@@ -1,0 +1,93 @@
+"""Few-shot transfer: accuracy on an unseen domain after a few labelled examples of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from sfmoe_dg.analysis.few_shot import few_shot_prompts, few_shot_ridge
+from sfmoe_dg.analysis.figures.saving import Drawing
+from sfmoe_dg.analysis.figures.style import colour, curve, dash, marker, new_figure, plain_axes
+from sfmoe_dg.analysis.figures.subject import NotApplicable, Subject
+from sfmoe_dg.analysis.opened import OpenedRun
+from sfmoe_dg.errors import UserError
+
+DRAWS = 5
+PROMPT_DRAWS = 2
+QUESTIONS = 500
+"""Accuracy is measured on at most so many images."""
+SHARE = 0.01
+
+
+def drawings(subject: Subject) -> Iterator[Drawing]:
+    run = subject.run
+    if not run.spec.test_envs:
+        raise NotApplicable(f"{subject.title} has no unseen domain")
+    tables, sizes = [], set()
+    for model, opened in subject.pair.items():
+        for env in run.spec.test_envs:
+            table, asked = measure(subject, opened, env)
+            tables.append(table.assign(model=model, domain=run.dataset.domain_names[env]))
+            sizes.add(asked)
+    table = pd.concat(tables, ignore_index=True)
+    yield Drawing(
+        "few_shot",
+        draw_few_shot(table),
+        table,
+        f"Accuracy on the unseen domain after labelled examples of its out-split: ridge head on frozen features "
+        f"(1, 5, 10 per class and {SHARE:.0%}) and prompt tuning ({SHARE:.0%}); mean ± standard error of {DRAWS} and "
+        f"{PROMPT_DRAWS} draws; measured on {max(sizes)} images of its in-split ({run.dataset.name}); "
+        f"{' beside '.join(subject.pair)}.",
+    )
+
+
+def measure(subject: Subject, run: OpenedRun, env: int) -> tuple[pd.DataFrame, int]:
+    """Both methods for one run and domain, and the number of images it was measured on."""
+    pool = list(subject.batches(run.select(("out",), [env]), run))
+    questions = run.select(("in",), [env], min(QUESTIONS, subject.images or QUESTIONS))
+    query = list(subject.batches(questions, run))
+    tables = [few_shot_ridge(run.algorithm, pool, query, draws=DRAWS)]
+    try:
+        prompts = few_shot_prompts(run.algorithm, pool, query, shots=(SHARE,), draws=PROMPT_DRAWS)
+        tables.append(prompts[prompts["method"] == "prompts"])
+    except UserError:
+        # A network without tokens takes no prompts; what its features are worth is measured all the same.
+        pass
+    return pd.concat(tables, ignore_index=True), len(questions)
+
+
+def draw_few_shot(table: pd.DataFrame) -> Figure:
+    """One panel per unseen domain; ``table`` with the columns of :func:`few_shot_ridge`, ``model`` and ``domain``."""
+    domains, models = list(dict.fromkeys(table["domain"])), list(dict.fromkeys(table["model"]))
+    figure, axes = new_figure(1, len(domains), 5.2, 3.6, sharey=True)
+    for axis, domain in zip(axes[0], domains, strict=True):
+        for place, model in enumerate(models):
+            rows = table[(table["model"] == model) & (table["domain"] == domain)]
+            ridge = rows[rows["method"] == "ridge"].sort_values("examples")
+            curve(
+                axis, place, ridge["examples"], 100 * ridge["accuracy"], 100 * ridge["stderr"], f"{model}: ridge head"
+            )
+            own = float(rows[rows["method"] == "none"]["accuracy"].iloc[0])
+            axis.axhline(
+                100 * own, color=colour(place), linestyle=dash(place), linewidth=1, alpha=0.7,
+                label=f"{model}: no examples",
+            )  # fmt: skip
+            prompts = rows[rows["method"] == "prompts"]
+            if len(prompts):
+                axis.errorbar(
+                    prompts["examples"] * (1 + 0.1 * place), 100 * prompts["accuracy"], 100 * prompts["stderr"],
+                    color=colour(place), marker=marker(place), fillstyle="none", markersize=9, linestyle="none",
+                    capsize=2.5, label=f"{model}: prompts",
+                )  # fmt: skip
+        axis.set_xscale("log")
+        ticks = np.unique(table["examples"][table["examples"] > 0].round().astype(int))
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.minorticks_off()
+        axis.set_title(f"unseen: {domain}", fontsize=10)
+        plain_axes(axis, "labelled examples of the unseen domain", "accuracy (%)" if axis is axes[0, 0] else "")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+    return figure
