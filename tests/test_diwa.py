@@ -98,7 +98,13 @@ def test_the_command_writes_a_run_that_the_tables_read(sweep, tmp_path, capsys):
     printed = capsys.readouterr()
     assert "3 runs" in printed.out
     assert "modelless" in printed.err
-    assert {path.name for path in out.iterdir()} == {"results.jsonl", "run.json", "model.pkl", "model.safetensors", "done"}
+    assert {path.name for path in out.iterdir()} == {
+        "results.jsonl",
+        "run.json",
+        "model.pkl",
+        "model.safetensors",
+        "done",
+    }
     assert json.loads((out / "run.json").read_text())["soup"]
     assert main(["collect", "--input_dir", str(tmp_path / "soups")]) == 0
     assert "DiWA(ERM)" in capsys.readouterr().out
