@@ -38,8 +38,8 @@ def drawings(subject: Subject) -> Iterator[Drawing]:
         draw_few_shot(table),
         table,
         f"Accuracy on the unseen domain after labelled examples of its out-split: ridge head on frozen features "
-        f"(1, 5, 10 per class and {SHARE:.0%}) and prompt tuning ({SHARE:.0%}); mean ± standard error of {DRAWS} and "
-        f"{PROMPT_DRAWS} draws; measured on {max(sizes)} images of its in-split ({run.dataset.name}); "
+        f"(1, 5, 10 per class and {SHARE:.0%} of the domain) and prompt tuning ({SHARE:.0%}); mean ± standard error "
+        f"of {DRAWS} and {PROMPT_DRAWS} draws; measured on {max(sizes)} images of its in-split ({run.dataset.name}); "
         f"{' beside '.join(subject.pair)}.",
     )
 
@@ -49,9 +49,10 @@ def measure(subject: Subject, run: OpenedRun, env: int) -> tuple[pd.DataFrame, i
     pool = list(subject.batches(run.select(("out",), [env]), run))
     questions = run.select(("in",), [env], min(QUESTIONS, subject.images or QUESTIONS))
     query = list(subject.batches(questions, run))
-    tables = [few_shot_ridge(run.algorithm, pool, query, draws=DRAWS)]
+    whole = len(run.dataset[env])
+    tables = [few_shot_ridge(run.algorithm, pool, query, draws=DRAWS, whole=whole)]
     try:
-        prompts = few_shot_prompts(run.algorithm, pool, query, shots=(SHARE,), draws=PROMPT_DRAWS)
+        prompts = few_shot_prompts(run.algorithm, pool, query, shots=(SHARE,), draws=PROMPT_DRAWS, whole=whole)
         tables.append(prompts[prompts["method"] == "prompts"])
     except UserError:
         # A network without tokens takes no prompts; what its features are worth is measured all the same.
