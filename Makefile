@@ -19,7 +19,7 @@ ARGS     ?=
 .PHONY: help setup data sweep tables figures report test test-slow lint bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  variables: SWEEP=$(SWEEP) DATA=$(DATA) OUT=$(OUT) LAUNCHER=$(LAUNCHER) JOBS=$(JOBS)"
 
 setup: $(STAMP) ## create .venv with the tested versions of everything
