@@ -26,7 +26,7 @@ from sfmoe_dg.data.loaders import EvalLoader
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.prepare import Execution
 from sfmoe_dg.run import Options, RunSpec
-from sfmoe_dg.sweep import plan, status
+from sfmoe_dg.sweep import plan
 from sfmoe_dg.sweep_spec import make_spec
 from sfmoe_dg.train import train
 
@@ -270,8 +270,8 @@ def test_where_the_cache_lies(monkeypatch) -> None:
     assert cache_folder("~/here") == "/home/someone/here"
     values = {"datasets": ["PACS"], "algorithms": ["ERM"], "options": {"images": "cached"}}
     spec = make_spec(values | {"launch": {"cache_dir": "~/here"}, "name": "study"}, "study.toml")
-    (run, *_) = status(plan(spec, "data"), Path("out"))
-    command = " ".join(_command(run, spec.launch, ()))
+    (run, *_) = plan(spec, "data")
+    command = " ".join(_command(spec.launch, (), run, Path("out")))
     assert "--images cached" in command
     assert "--cache_dir ~/here" in command
     with pytest.raises(UserError, match=r"key 'cache_dir' in \[launch\] of x is 3; it must be a string"):
