@@ -126,7 +126,7 @@ def fast_grouped_gemm(x_RD: Tensor, weight_EDF: Tensor) -> bool:
     return x_RD.is_cuda and x_RD.dtype == torch.bfloat16 and d % 8 == 0 and f % 8 == 0 and len(x_RD) > 0
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def split_linear(x_RD: Tensor, weight_EDF: Tensor, bias_EF: Tensor | None, groups: Groups) -> Tensor:
     """One GEMM per expert on its contiguous rows."""
     return _GroupedMM.apply(x_RD, weight_EDF, bias_EF, groups.bounds())
