@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from html import escape
 from typing import NamedTuple
 
-from sfmoe_dg.records import LoadedRecords, Record
+from sfmoe_dg.columns import Block
+from sfmoe_dg.record_folders import LoadedRuns
+from sfmoe_dg.records import LoadedRecords
 from sfmoe_dg.render import average_text, readable_text
-from sfmoe_dg.selection import group_records, num_domains
+from sfmoe_dg.selection import group_blocks
 from sfmoe_dg.svg import BLUE_CIRCLES, ORANGE_SQUARES, Point, Series, limits, line_chart
 from sfmoe_dg.tables import Labels, Table, build_tables
 
@@ -80,7 +82,10 @@ class Section(NamedTuple):
 
 
 def render_page(
-    loaded: LoadedRecords, title: str = TITLE, labels: Labels | None = None, sections: Sequence[Section] = ()
+    loaded: LoadedRecords | LoadedRuns,
+    title: str = TITLE,
+    labels: Labels | None = None,
+    sections: Sequence[Section] = (),
 ) -> str:
     """The page as one string; every text from the records is escaped. ``sections`` follow the tables and curves."""
     methods = build_tables(loaded, labels)
@@ -91,7 +96,7 @@ def render_page(
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{escape(title)}</title>\n<style>{STYLE}{styles}</style>\n</head>\n<body>",
-        f"<header>\n<h1>{escape(title)}</h1>\n<p>Total records: {len(loaded.records)}</p>",
+        f"<header>\n<h1>{escape(title)}</h1>\n<p>Total records: {loaded.total}</p>",
         *_problems(loaded.problems),
         "</header>\n<main>",
         "<p>Accuracy on the held-out domain in percent: mean ± standard error over trials. Bold: the highest mean of a "
@@ -99,7 +104,7 @@ def render_page(
         *_switch("Model selection method", [(f"method-{i}", name) for i, name in enumerate(methods)], "#{}"),
         *_switch("Split and other options", _options(first), ".{}"),
         *(_method(f"method-{i}", name, tables) for i, (name, tables) in enumerate(methods.items())),
-        *_curves(loaded.records, columns, _row_order(first)),
+        *_curves(loaded.blocks, columns, _row_order(first)),
         *(section.html for section in sections),
         f"</main>\n<script>{SCRIPT}{scripts}</script>\n</body>\n</html>",
     ]
@@ -202,10 +207,10 @@ def _row_order(tables: Iterable[Table]) -> list[tuple[str, str]]:
 
 
 def _curves(
-    records: Iterable[Record], columns: dict[str, tuple[str, ...]], order: Sequence[tuple[str, str]]
+    blocks: Iterable[Block], columns: dict[str, tuple[str, ...]], order: Sequence[tuple[str, str]]
 ) -> Iterator[str]:
     found: dict[tuple[str, str], dict[int, _Curves]] = defaultdict(dict)
-    for key, runs in _single_domain_runs(records).items():
+    for key, runs in _single_domain_runs(blocks).items():
         found[key[0], key[1]][key[2]] = _curves_of(runs, key[2])
     yield '<section id="curves">\n<h2>Accuracy during training</h2>'
     yield (
@@ -226,23 +231,26 @@ def _curves(
     yield "</section>"
 
 
-def _single_domain_runs(records: Iterable[Record]) -> dict[tuple[str, str, int], list[list[Record]]]:
+def _single_domain_runs(blocks: Iterable[Block]) -> dict[tuple[str, str, int], list[list[Block]]]:
     """The runs that hold out one domain alone, by data set, algorithm and test domain."""
-    alone = (record for record in records if len(record["args"]["test_envs"]) == 1)
-    runs: dict[tuple[str, str, int], list[list[Record]]] = defaultdict(list)
-    for key, group in group_records(alone).items():
+    runs: dict[tuple[str, str, int], list[list[Block]]] = defaultdict(list)
+    for key, group in group_blocks(block for block in blocks if block.alone).items():
         runs[key[1:]] += group.values()
     return runs
 
 
-def _curves_of(runs: Sequence[Sequence[Record]], test_env: int) -> _Curves:
+def _curves_of(runs: Sequence[Sequence[Block]], test_env: int) -> _Curves:
     held_out: dict[float, list[float]] = defaultdict(list)
     training: dict[float, list[float]] = defaultdict(list)
-    for record in (record for run in runs for record in run):
-        held_out[record["step"]].append(record[f"env{test_env}_in_acc"])
-        accs = [record[f"env{i}_out_acc"] for i in range(num_domains(record)) if i != test_env]
-        if accs:
-            training[record["step"]].append(sum(accs) / len(accs))
+    for block in (block for run in runs for block in run):
+        others = [i for i in range(block.num_domains) if i != test_env]
+        rows = zip(
+            block.steps.tolist(), block.held_out_in(test_env).tolist(), block.out[:, others].tolist(), strict=True
+        )
+        for step, acc, accs in rows:
+            held_out[step].append(acc)
+            if accs:
+                training[step].append(sum(accs) / len(accs))
     return _Curves(_points(held_out), _points(training), len(runs))
 
 

@@ -1,8 +1,6 @@
 """Reading and writing what a run leaves behind: results.jsonl, one record a line, and small files written whole.
 
-A record is the JSON object that DomainBed's train script writes at every checkpoint: ``step``, ``env{i}_in_acc``,
-``env{i}_out_acc``, ``hparams`` and ``args``. Ours may carry one more key, ``options``, where a run deviates from
-DomainBed's behaviour.
+``load_records`` gives records as they are; ``record_folders.load_runs``, for tables of very many, their numbers alone.
 """
 
 from __future__ import annotations
@@ -17,12 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from sfmoe_dg.columns import Block, Facts, blocks_of
 from sfmoe_dg.errors import UserError
-
-Record = dict[str, Any]
+from sfmoe_dg.record_lines import Record as Record
+from sfmoe_dg.record_lines import dataset_label as dataset_label
+from sfmoe_dg.record_lines import options_label as options_label
+from sfmoe_dg.record_lines import read_lines
 
 RESULTS = "results.jsonl"
-_NEEDED_ARGS = {"algorithm": str, "dataset": str, "hparams_seed": int, "test_envs": list, "trial_seed": int}
 
 
 @dataclass
@@ -36,6 +36,16 @@ class LoadedRecords:
     records: list[Record]
     problems: list[str] = field(default_factory=list)
     domains: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """How many records."""
+        return len(self.records)
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Their numbers, as tables need them."""
+        return blocks_of(self.records)
 
 
 # ------------------------------------------------------------------------------------------------------- reading
@@ -52,55 +62,31 @@ def load_records(input_dir: str | os.PathLike[str]) -> LoadedRecords:
     Source: DomainBed, ``lib.reporting.load_records``, which reads in the order of the disk.
     """
     root = Path(input_dir)
-    _require_folder(root)
-    loaded = LoadedRecords([])
-    folder_of_run: dict[str, Path] = {}
-    for path in sorted(root.glob(f"*/{RESULTS}"), key=lambda p: p.parent.name):
-        records = _read_file(path, loaded.problems)
-        if not records:
+    notes = Notes(root)
+    loaded = LoadedRecords([], notes.problems, notes.domains)
+    for name in run_names(root):
+        try:
+            data = read_results(root / name)
+        except OSError as error:
+            notes.unreadable(name, error)
             continue
-        _note_repeats(path, records, folder_of_run, loaded.problems)
-        _note_domains(path, records[0], loaded)
-        loaded.records.extend(records)
+        records = [] if data is None else _records(notes, name, data)
+        if records:
+            repeated = len({record["step"] for record in records}) < len(records)
+            notes.add(name, Facts.of(records[0]), repeated)
+            loaded.records.extend(records)
     if not loaded.records:
-        raise _no_records(root, loaded.problems)
+        raise notes.no_records()
     return loaded
 
 
-def _require_folder(root: Path) -> None:
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "does not exist"
-        raise UserError(f"--input_dir {root} {what}; give the folder that holds one sub-folder per run")
-
-
-def _no_records(root: Path, problems: list[str]) -> UserError:
-    if problems:
-        return UserError(f"no readable record in {root}: {problems[0]} ({len(problems)} problem(s) in all)")
-    if (root / RESULTS).exists():
-        return UserError(f"{root} is the folder of one run; give the folder above it, {root.absolute().parent}")
-    return UserError(f"no records in {root}: expected <run>/{RESULTS} below it; train there first or check --input_dir")
-
-
-def _read_file(path: Path, problems: list[str]) -> list[Record]:
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        problems.append(f"{path} cannot be read ({error.strerror}); its run is left out")
-        return []
-    if lines[-1] == b"":
-        lines.pop()
+def _records(notes: Notes, name: str, data: bytes) -> list[Record]:
     records: list[Record] = []
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line.decode())
-            fault = _fault(record)
-        except (ValueError, RecursionError):
-            last = number == len(lines)
-            fault = "is cut short or broken, as a killed run leaves it" if last else "is not valid JSON"
-        if fault is None:
-            records.append(_compact(record, records[-1] if records else {}))
+    for number, found in read_lines(data):
+        if isinstance(found, str):
+            notes.left_out(name, f"line {number} {found}")
         else:
-            problems.append(f"{path}, line {number} {fault}; it is left out")
+            records.append(_compact(found, records[-1] if records else {}))
     return records
 
 
@@ -112,80 +98,106 @@ def _compact(record: Record, previous: Record) -> Record:
     return {sys.intern(name): value for name, value in record.items()}
 
 
-def _fault(record: Any) -> str | None:
-    """What keeps a parsed line from being a record, or None."""
-    args = record.get("args") if isinstance(record, dict) else None
-    if not isinstance(args, dict):
-        return "has no 'args'"
-    for name, kind in _NEEDED_ARGS.items():
-        if not isinstance(args.get(name), kind):
-            return f"has no {name!r} of type {kind.__name__} in its 'args'"
-    if not isinstance(record.get("step"), (int, float)):
-        return "has no number 'step'"
-    if not isinstance(record.get("options", {}), dict):
-        return "has 'options' that are not an object"
-    test_envs = args["test_envs"]
-    if not test_envs or not all(isinstance(env, int) for env in test_envs):
-        return "has 'test_envs' that are not a list of domain numbers"
-    for name in _accuracy_names(record, test_envs):
-        if not isinstance(record.get(name), (int, float)):
-            return f"has no number {name!r}"
-    return None
+def run_names(root: Path) -> list[str]:
+    """What lies in a folder of runs, in order.
+
+    Raises:
+        UserError: if there is no such folder.
+    """
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "does not exist"
+        raise UserError(f"--input_dir {root} {what}; give the folder that holds one sub-folder per run")
+    return sorted(os.listdir(root))
 
 
-def _accuracy_names(record: Record, test_envs: list[int]) -> Iterator[str]:
-    for env in test_envs:
-        yield f"env{env}_in_acc"
-        yield f"env{env}_out_acc"
-    for env in range(len(record)):
-        name = f"env{env}_out_acc"
-        if name not in record:
-            return
-        yield name
+def read_results(folder: str | os.PathLike[str]) -> bytes | None:
+    """The results file of a run; None if there is none.
 
-
-def _note_repeats(path: Path, records: list[Record], folder_of_run: dict[str, Path], problems: list[str]) -> None:
-    """Report a run that was started twice, in one folder or in two: selection pools both, as DomainBed does."""
-    if len({record["step"] for record in records}) < len(records):
-        problems.append(f"{path} holds some steps more than once: the run was started again in the same folder")
-    args = records[0]["args"]
-    run = repr((dataset_label(records[0]), [args[name] for name in _NEEDED_ARGS]))
-    first = folder_of_run.setdefault(run, path.parent)
-    if first != path.parent:
-        problems.append(
-            f"{first} and {path.parent} hold the same run ({args['dataset']}, {args['algorithm']}, test_envs "
-            f"{args['test_envs']}, hparams_seed {args['hparams_seed']}, trial_seed {args['trial_seed']}); "
-            "their records are pooled: move one of the two away"
-        )
-
-
-def _note_domains(path: Path, record: Record, loaded: LoadedRecords) -> None:
-    dataset = record["args"]["dataset"]
-    if dataset in loaded.domains or not (path.parent / "run.json").exists():
-        return
+    Raises:
+        OSError: if there is one that cannot be read.
+    """
     try:
-        run = read_json(path.parent / "run.json")
-    except UserError as error:
-        loaded.problems.append(f"{error}; the names of its domains are not used")
-        return
-    domains = run.get("domains") if isinstance(run, dict) else None
-    if isinstance(domains, list) and domains:
-        loaded.domains[dataset] = tuple(str(name) for name in domains)
+        with open(os.path.join(folder, RESULTS), "rb", buffering=0) as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
-def options_label(record: Record) -> str:
-    """``''``, or ``'[name=value, …]'`` for a run that deviates from DomainBed's behaviour."""
-    options = record.get("options")
-    if not options:
-        return ""
-    parts = (f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items())
-    return f"[{', '.join(sorted(parts))}]"
+class Notes:
+    """What is told of a folder of runs besides its records: see ``LoadedRecords``."""
+
+    def __init__(self, root: Path) -> None:
+        self.problems: list[str] = []
+        self.domains: dict[str, tuple[str, ...]] = {}
+        self._root = root
+        self._folder_of_run: dict[Facts, str] = {}
+
+    def unreadable(self, name: str, error: OSError) -> None:
+        self.problems.append(f"{self._results(name)} cannot be read ({error.strerror}); its run is left out")
+
+    def left_out(self, name: str, fault: str) -> None:
+        self.problems.append(f"{self._results(name)}, {fault}; it is left out")
+
+    def add(self, name: str, first: Facts, repeated: bool) -> None:
+        """A run with records, the first of which is of ``first``; ``repeated``: two of them are of the same step."""
+        self._note_repeats(name, first, repeated)
+        if first.dataset not in self.domains:
+            self._note_domains(self._root / name / "run.json", first.dataset)
+
+    def no_records(self) -> UserError:
+        root, problems = self._root, self.problems
+        if problems:
+            return UserError(f"no readable record in {root}: {problems[0]} ({len(problems)} problem(s) in all)")
+        if (root / RESULTS).exists():
+            return UserError(f"{root} is the folder of one run; give the folder above it, {root.absolute().parent}")
+        expected = f"expected <run>/{RESULTS} below it"
+        return UserError(f"no records in {root}: {expected}; train there first or check --input_dir")
+
+    def _results(self, name: str) -> Path:
+        return self._root / name / RESULTS
+
+    def _note_repeats(self, name: str, run: Facts, repeated: bool) -> None:
+        """Report a run that was started twice, in one folder or in two: selection pools both, as DomainBed does."""
+        if repeated:
+            self.problems.append(
+                f"{self._results(name)} holds some steps more than once: the run was started again in the same folder"
+            )
+        first = self._folder_of_run.setdefault(run, name)
+        if first != name:
+            self.problems.append(
+                f"{self._root / first} and {self._root / name} hold the same run ({run.dataset}, {run.algorithm}, "
+                f"test_envs {list(run.test_envs)}, hparams_seed {run.hparams_seed}, trial_seed {run.trial_seed}); "
+                "their records are pooled: move one of the two away"
+            )
+
+    def _note_domains(self, path: Path, dataset: str) -> None:
+        if not os.path.exists(path):
+            return
+        try:
+            run = read_json(path)
+        except UserError as error:
+            self.problems.append(f"{error}; the names of its domains are not used")
+            return
+        domains = run.get("domains") if isinstance(run, dict) else None
+        if isinstance(domains, list) and domains:
+            self.domains[dataset] = tuple(str(name) for name in domains)
 
 
-def dataset_label(record: Record) -> str:
-    """The data set's name in tables: with the options, so that runs that differ in them are never averaged."""
-    options = options_label(record)
-    return f"{record['args']['dataset']} {options}" if options else str(record["args"]["dataset"])
+def last_record(folder: str | os.PathLike[str]) -> Record:
+    """The last record of one run.
+
+    Raises:
+        UserError: if its results cannot be read, or do not end with a record.
+    """
+    path = Path(folder) / RESULTS
+    try:
+        lines = list(read_lines(path.read_bytes()))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); give the folder of a run") from None
+    number, found = lines[-1] if lines else (0, "is missing")
+    if isinstance(found, str):
+        raise UserError(f"{path} holds no record of a finished run (line {number} {found}); train it to the end")
+    return found
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
@@ -244,6 +256,21 @@ def named_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         if error.errno is None or error.filename is not None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """A folder for results, made with its parents if need be.
+
+    Raises:
+        UserError: if it cannot be.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "A file, not a folder" if isinstance(error, FileExistsError) else error.strerror
+        raise UserError(f"{reason}: {folder}; choose a folder that can be written") from None
+    return folder
 
 
 @contextlib.contextmanager

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.page import render_page
+from sfmoe_dg.record_folders import LoadedRuns, load_runs
 from sfmoe_dg.records import LoadedRecords, Record, load_records
 from sfmoe_dg.registry import unknown
 from sfmoe_dg.render import Tables, render_csv, render_latex, render_markdown, render_text
@@ -18,11 +19,14 @@ from sfmoe_dg.tables import build_tables
 Renderer = Callable[[Tables, int], str]
 
 
-def _of_tables(render: Renderer) -> Callable[[LoadedRecords], str]:
-    return lambda loaded: render(build_tables(loaded), len(loaded.records))
+Loaded = LoadedRecords | LoadedRuns
 
 
-FORMATS: dict[str, Callable[[LoadedRecords], str]] = {
+def _of_tables(render: Renderer) -> Callable[[Loaded], str]:
+    return lambda loaded: render(build_tables(loaded), loaded.total)
+
+
+FORMATS: dict[str, Callable[[Loaded], str]] = {
     "text": _of_tables(render_text),
     "latex": _of_tables(render_latex),
     "markdown": _of_tables(render_markdown),
@@ -39,17 +43,17 @@ class Report(NamedTuple):
     problems: list[str]
 
 
-def collect(input_dir: str | os.PathLike[str], format: str = "text") -> Report:
+def collect(input_dir: str | os.PathLike[str], format: str = "text", processes: int = 1) -> Report:
     """The tables of all runs below a folder, in one of ``FORMATS``.
 
-    Text and LaTeX are what DomainBed's ``collect_results`` prints, byte for byte.
+    Text and LaTeX are what DomainBed's ``collect_results`` prints, byte for byte. ``processes``: see ``load_runs``.
 
     Raises:
         UserError: on an unknown format, a missing folder, or one without records.
     """
     if format not in FORMATS:
         raise unknown("format", format, FORMATS, " for --format")
-    loaded = load_records(input_dir)
+    loaded = load_runs(input_dir, processes)
     return Report(FORMATS[format](loaded), loaded.problems)
 
 
@@ -72,7 +76,7 @@ def top_hparams(input_dir: str | os.PathLike[str], dataset: str, algorithm: str,
         for key in wanted:
             lines.append(f"trial_seed: {key.trial_seed}")
             for ranked in rank(groups[key], test_env, method):
-                lines += _setting(ranked, key)
+                lines += _setting(ranked, groups[key][ranked.hparams_seed], key)
     return Report("\n".join(lines) + "\n", loaded.problems)
 
 
@@ -88,11 +92,11 @@ def _require_known(keys: Iterable[GroupKey], dataset: str, algorithm: str, test_
         left = [key for key in left if key[field] == value]
 
 
-def _setting(ranked: Ranked, key: GroupKey) -> list[str]:
-    hparams = ranked.records[0].get("hparams", {})
-    folders = _output_dirs(ranked.records)
-    if any(record.get("hparams", {}) != hparams for record in ranked.records):
-        raise UserError(_disagreement(ranked, key))
+def _setting(ranked: Ranked, records: Sequence[Record], key: GroupKey) -> list[str]:
+    hparams = records[0].get("hparams", {})
+    folders = _output_dirs(records)
+    if any(record.get("hparams", {}) != hparams for record in records):
+        raise UserError(_disagreement(records, key))
     accuracies = {"val_acc": ranked.choice.val_acc, "test_acc": ranked.choice.test_acc}
     return [
         f"\t{accuracies}",
@@ -107,12 +111,13 @@ def _output_dirs(records: Iterable[Record]) -> list[str]:
     return list(dict.fromkeys(str(record["args"].get("output_dir")) for record in records))
 
 
-def _disagreement(ranked: Ranked, key: GroupKey) -> str:
+def _disagreement(records: Sequence[Record], key: GroupKey) -> str:
     by_hparams: dict[str, list[Record]] = {}
-    for record in ranked.records:
+    for record in records:
         by_hparams.setdefault(json.dumps(record.get("hparams", {}), sort_keys=True), []).append(record)
-    sides = " and ".join(", ".join(_output_dirs(records)) for records in by_hparams.values())
+    sides = " and ".join(", ".join(_output_dirs(side)) for side in by_hparams.values())
+    hparams_seed = records[0]["args"]["hparams_seed"]
     return (
-        f"the runs of hparams_seed {ranked.hparams_seed}, trial_seed {key.trial_seed} ({key.dataset}, {key.algorithm}) "
+        f"the runs of hparams_seed {hparams_seed}, trial_seed {key.trial_seed} ({key.dataset}, {key.algorithm}) "
         f"differ in their hparams: {sides}; keep runs of different sweeps in different folders"
     )

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from sfmoe_dg.records import Record, dataset_label
+from sfmoe_dg.columns import Block, Facts, Floats, as_blocks
+from sfmoe_dg.record_lines import Record
+from sfmoe_dg.record_lines import num_domains as num_domains
 
 
 class GroupKey(NamedTuple):
@@ -24,8 +26,13 @@ class GroupKey(NamedTuple):
     test_env: int
 
 
-Group = dict[int, list[Record]]
+Records = Sequence[Record] | Sequence[Block]
+"""Records as they are, or their numbers in blocks: both are chosen from alike."""
+
+Group = Mapping[int, Records]
 """The records of a group by hparams_seed, in the order they were read."""
+
+Entry = TypeVar("Entry", Record, Block)
 
 
 class Choice(NamedTuple):
@@ -33,13 +40,12 @@ class Choice(NamedTuple):
 
     val_acc: float
     test_acc: float
-    step: int
+    step: float
 
 
 class Ranked(NamedTuple):
     choice: Choice
     hparams_seed: int
-    records: list[Record]
 
 
 @dataclass(frozen=True)
@@ -48,21 +54,28 @@ class SelectionMethod:
     and returns the step it selects, or None where the runs it needs are missing."""
 
     name: str
-    choose: Callable[[Sequence[Record], int], Choice | None]
+    choose: Callable[[Records, int], Choice | None]
 
 
-def group_records(records: Iterable[Record]) -> dict[GroupKey, Group]:
+def group_records(records: Iterable[Record]) -> dict[GroupKey, dict[int, list[Record]]]:
     """Records by group and hparams_seed in one pass, sorted; a two-domain record belongs to both of its groups.
 
     Source: DomainBed, ``lib.reporting.get_grouped_records``, whose order is that of the disk.
     """
-    groups: dict[GroupKey, Group] = defaultdict(lambda: defaultdict(list))
-    for record in records:
-        args = record["args"]
-        label = dataset_label(record)
-        for test_env in args["test_envs"]:
-            key = GroupKey(args["trial_seed"], label, args["algorithm"], test_env)
-            groups[key][args["hparams_seed"]].append(record)
+    return _grouped((Facts.of(record), record) for record in records)
+
+
+def group_blocks(blocks: Iterable[Block]) -> dict[GroupKey, dict[int, list[Block]]]:
+    """The same of blocks."""
+    return _grouped((block.facts, block) for block in blocks)
+
+
+def _grouped(entries: Iterable[tuple[Facts, Entry]]) -> dict[GroupKey, dict[int, list[Entry]]]:
+    groups: dict[GroupKey, dict[int, list[Entry]]] = defaultdict(lambda: defaultdict(list))
+    for facts, entry in entries:
+        for test_env in facts.test_envs:
+            key = GroupKey(facts.trial_seed, facts.label, facts.algorithm, test_env)
+            groups[key][facts.hparams_seed].append(entry)
     return {key: dict(sorted(groups[key].items())) for key in sorted(groups)}
 
 
@@ -77,7 +90,7 @@ def rank(group: Group, test_env: int, method: SelectionMethod) -> list[Ranked]:
     for hparams_seed in sorted(group):
         choice = method.choose(group[hparams_seed], test_env)
         if choice is not None:
-            found.append(Ranked(choice, hparams_seed, group[hparams_seed]))
+            found.append(Ranked(choice, hparams_seed))
     found.sort(key=lambda ranked: -np.inf if np.isnan(ranked.choice.val_acc) else ranked.choice.val_acc)
     return found[::-1]
 
@@ -88,40 +101,53 @@ def select(groups: Mapping[GroupKey, Group], method: SelectionMethod) -> dict[Gr
     return {key: best[0].choice for key, best in ranked if best}
 
 
-def _single_domain(records: Iterable[Record]) -> list[Record]:
-    return [record for record in records if len(record["args"]["test_envs"]) == 1]
-
-
-def _best(choices: Iterable[Choice]) -> Choice | None:
+def _best(val_accs: Floats, test_accs: Floats, steps: Floats) -> Choice:
     """The first of the highest: the earliest step. A leading NaN stays, since nothing compares above it."""
-    return max(choices, key=lambda choice: choice.val_acc, default=None)
+    return _choice(_first_highest(val_accs), val_accs, test_accs, steps)
 
 
-def num_domains(record: Record) -> int:
-    """How many domains a record has accuracies of."""
-    count = 0
-    while f"env{count}_out_acc" in record:
-        count += 1
-    return count
+def _first_highest(values: Floats) -> int:
+    if np.isnan(values[0]):
+        return 0
+    return int(np.argmax(np.where(np.isnan(values), -np.inf, values)))
 
 
-def training_domain_validation(records: Sequence[Record], test_env: int) -> Choice | None:
+def _choice(place: int, val_accs: Floats, test_accs: Floats, steps: Floats) -> Choice:
+    return Choice(float(val_accs[place]), float(test_accs[place]), float(steps[place]))
+
+
+def _row_sums(values: Floats) -> Floats:
+    """[R, N] to [R]; each row is added as NumPy adds it alone, which takes rows that lie in one piece."""
+    return np.add.reduce(np.ascontiguousarray(values), axis=1)
+
+
+def training_domain_validation(records: Records, test_env: int) -> Choice | None:
     """The step with the highest mean ``env{i}_out_acc`` over the training domains.
 
     Reports ``env{test}_in_acc``. None if there is no run with this test domain alone.
 
     Source: DomainBed, ``IIDAccuracySelectionMethod``.
     """
-
-    def at_step(record: Record) -> Choice:
-        accs = [record[f"env{i}_out_acc"] for i in range(num_domains(record)) if i != test_env]
-        val_acc = float(np.mean(accs)) if accs else float("nan")
-        return Choice(val_acc, record[f"env{test_env}_in_acc"], record["step"])
-
-    return _best(at_step(record) for record in _single_domain(records))
+    alone = [block for block in as_blocks(records) if block.alone]
+    if not alone:
+        return None
+    val_accs = np.concatenate([_validation(block, test_env) for block in alone])
+    return _best(val_accs, *_test_accs_and_steps(alone, test_env))
 
 
-def leave_one_domain_out(records: Sequence[Record], test_env: int) -> Choice | None:
+def _validation(block: Block, test_env: int) -> Floats:
+    others = [env for env in range(block.num_domains) if env != test_env]
+    if not others:
+        return np.full(len(block.values), np.nan)
+    return _row_sums(block.out[:, others]) / len(others)
+
+
+def _test_accs_and_steps(alone: Sequence[Block], test_env: int) -> tuple[Floats, Floats]:
+    test_accs = np.concatenate([block.held_out_in(test_env) for block in alone])
+    return test_accs, np.concatenate([block.steps for block in alone])
+
+
+def leave_one_domain_out(records: Records, test_env: int) -> Choice | None:
     """The step with the highest accuracy on domains left out in turn.
 
     The validation accuracy of a step is the mean of ``env{val}_in_acc`` over the runs that hold out the test domain
@@ -130,43 +156,58 @@ def leave_one_domain_out(records: Sequence[Record], test_env: int) -> Choice | N
 
     Source: DomainBed, ``LeaveOneOutSelectionMethod``.
     """
-    by_step: dict[int, list[Record]] = defaultdict(list)
-    for record in records:
-        by_step[record["step"]].append(record)
-    choices = (_left_out(by_step[step], test_env) for step in sorted(by_step))
-    return _best(choice for choice in choices if choice is not None)
+    blocks = as_blocks(records)
+    if blocks and _side_by_side(blocks):
+        return _left_out(blocks, test_env)
+    by_step: dict[float, list[Block]] = defaultdict(list)
+    for block in blocks:
+        for step, row in zip(block.steps.tolist(), block.values, strict=True):
+            by_step[step].append(Block(block.facts, block.num_domains, row[None]))
+    found = [choice for step in sorted(by_step) if (choice := _left_out(by_step[step], test_env)) is not None]
+    return max(found, key=lambda choice: choice.val_acc, default=None)
 
 
-def _left_out(records: Sequence[Record], test_env: int) -> Choice | None:
-    alone = _single_domain(records)
+def _side_by_side(blocks: Sequence[Block]) -> bool:
+    """Whether all blocks have the same steps, in order and each once, so that a column is a run."""
+    first = blocks[0]
+    return bool(np.all(np.diff(first.steps) > 0)) and all(
+        block.num_domains == first.num_domains and np.array_equal(block.steps, first.steps) for block in blocks[1:]
+    )
+
+
+def _left_out(blocks: Sequence[Block], test_env: int) -> Choice | None:
+    """The best of the steps that all blocks have, each once."""
+    alone = [block for block in blocks if block.alone]
     if len(alone) != 1:
         return None
-    accs: dict[int, float] = {}
-    for record in records:
-        held_out = set(record["args"]["test_envs"])
-        if len(record["args"]["test_envs"]) == 2 and len(held_out) == 2:
+    accs: dict[int, Floats] = {}
+    for block in blocks:
+        held_out = set(block.facts.test_envs)
+        if len(block.facts.test_envs) == 2 and len(held_out) == 2:
             (val_env,) = held_out - {test_env}
-            accs[val_env] = record[f"env{val_env}_in_acc"]
-    others = [env for env in range(num_domains(records[0])) if env != test_env]
+            accs[val_env] = block.held_out_in(val_env)
+    others = [env for env in range(blocks[0].num_domains) if env != test_env]
     if not others or not all(env in accs for env in others):
         return None
-    val_acc = float(np.sum([accs[env] for env in others]) / len(others))
-    return Choice(val_acc, alone[0][f"env{test_env}_in_acc"], alone[0]["step"])
+    val_accs = _row_sums(np.stack([accs[env] for env in others], axis=1)) / len(others)
+    return _best(val_accs, *_test_accs_and_steps(alone, test_env))
 
 
-def oracle(records: Sequence[Record], test_env: int) -> Choice | None:
+def oracle(records: Records, test_env: int) -> Choice | None:
     """The last step, valued by ``env{test}_out_acc``: no early stopping, but it looks at the test domain.
 
     Reports ``env{test}_in_acc``. None if there is no run with this test domain alone.
 
     Source: DomainBed, ``OracleSelectionMethod``.
     """
-    alone = _single_domain(records)
+    alone = [block for block in as_blocks(records) if block.alone]
     if not alone:
         return None
-    # Reversed, so that of two records of one step the one read last counts, as upstream's sort leaves it.
-    last = max(reversed(alone), key=lambda record: record["step"])
-    return Choice(last[f"env{test_env}_out_acc"], last[f"env{test_env}_in_acc"], last["step"])
+    test_accs, steps = _test_accs_and_steps(alone, test_env)
+    val_accs = np.concatenate([block.held_out_out for block in alone])
+    # Backwards, so that of two records of one step the one read last counts, as upstream's sort leaves it.
+    last = len(steps) - 1 - _first_highest(steps[::-1])
+    return _choice(last, val_accs, test_accs, steps)
 
 
 SELECTION_METHODS = (

@@ -13,16 +13,17 @@ from functools import reduce
 
 import numpy as np
 
+from sfmoe_dg.columns import Block, Facts
 from sfmoe_dg.data.catalog import CATALOG, DatasetFacts
-from sfmoe_dg.records import LoadedRecords, Record, dataset_label, options_label
+from sfmoe_dg.record_folders import LoadedRuns
+from sfmoe_dg.records import LoadedRecords
 from sfmoe_dg.selection import (
     SELECTION_METHODS,
     Choice,
     Group,
     GroupKey,
     SelectionMethod,
-    group_records,
-    num_domains,
+    group_blocks,
     select,
 )
 
@@ -84,8 +85,12 @@ class Table:
 
 
 def catalog_labels() -> dict[str, tuple[str, ...]]:
-    """The column titles of every data set in the catalog, in its order."""
-    return {name: facts.labels for name, facts in CATALOG.items() if isinstance(facts, DatasetFacts) and facts.labels}
+    """The column titles of the catalog's own data sets, in its order.
+
+    Not of those that installed packages offer: the same records give the same tables wherever they are read.
+    """
+    known = CATALOG.registered.items()
+    return {name: facts.labels for name, facts in known if isinstance(facts, DatasetFacts) and facts.labels}
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ class _Variant:
     algorithms: list[str]
 
 
-def build_tables(loaded: LoadedRecords, labels: Labels | None = None) -> dict[str, list[Table]]:
+def build_tables(loaded: LoadedRecords | LoadedRuns, labels: Labels | None = None) -> dict[str, list[Table]]:
     """The tables of every selection method, by its name: one per data set, then their averages.
 
     Runs with options (``dataset_label``) follow with tables and averages of their own. A data set without known
@@ -107,19 +112,19 @@ def build_tables(loaded: LoadedRecords, labels: Labels | None = None) -> dict[st
     the known ones in alphabetical order.
     """
     labels = catalog_labels() if labels is None else labels
-    groups = group_records(loaded.records)
-    columns = _columns(groups, loaded, labels)
-    variants = _variants(loaded.records, labels)
+    blocks = loaded.blocks
+    groups = group_blocks(blocks)
+    columns = _columns(groups, loaded.domains, labels)
+    variants = _variants({block.facts for block in blocks}, labels)
     return {method.name: _method_tables(method, groups, variants, columns, labels) for method in SELECTION_METHODS}
 
 
-def _variants(records: Iterable[Record], labels: Labels) -> list[_Variant]:
+def _variants(runs: Iterable[Facts], labels: Labels) -> list[_Variant]:
     datasets: dict[str, dict[str, str]] = defaultdict(dict)
     algorithms: dict[str, set[str]] = defaultdict(set)
-    for record in records:
-        options = options_label(record)
-        datasets[options][dataset_label(record)] = record["args"]["dataset"]
-        algorithms[options].add(record["args"]["algorithm"])
+    for run in runs:
+        datasets[run.options][run.label] = run.dataset
+        algorithms[run.options].add(run.algorithm)
     known = {name: place for place, name in enumerate(labels)}
     variants = []
     for options in sorted(datasets):
@@ -132,18 +137,20 @@ def _ordered_algorithms(names: set[str]) -> list[str]:
     return [name for name in DOMAINBED_ALGORITHMS if name in names] + sorted(names.difference(DOMAINBED_ALGORITHMS))
 
 
-def _columns(groups: Mapping[GroupKey, Group], loaded: LoadedRecords, labels: Labels) -> dict[str, tuple[str, ...]]:
+def _columns(
+    groups: Mapping[GroupKey, Mapping[int, Sequence[Block]]], domains: Mapping[str, tuple[str, ...]], labels: Labels
+) -> dict[str, tuple[str, ...]]:
     """The column titles of every data set label in the records."""
     columns: dict[str, tuple[str, ...]] = {}
     for key, group in groups.items():
-        record = next(iter(group.values()))[0]
-        name = record["args"]["dataset"]
+        block = next(iter(group.values()))[0]
+        name = block.facts.dataset
         if labels.get(name):
             columns[key.dataset] = tuple(labels[name])
             continue
-        given = loaded.domains.get(name, ())
+        given = domains.get(name, ())
         so_far = columns.get(key.dataset, given)
-        columns[key.dataset] = so_far + tuple(f"env{i}" for i in range(len(so_far), num_domains(record)))
+        columns[key.dataset] = so_far + tuple(f"env{i}" for i in range(len(so_far), block.num_domains))
     return columns
 
 

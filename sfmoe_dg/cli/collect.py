@@ -27,18 +27,19 @@ Text on standard output is exactly what DomainBed's collect_results prints.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input_dir", required=True, help="the folder that holds one sub-folder per run")
-    parser.add_argument("--format", default="text", choices=tuple(FILES))
+    parser.add_argument("--format", default="text", choices=tuple(FILES), help="what is printed (default: %(default)s)")
     parser.add_argument("--save", action="store_true", help="write every format beside the runs and print the paths")
 
 
 def run(args: argparse.Namespace) -> int:
+    from sfmoe_dg.record_folders import usable_cores
     from sfmoe_dg.report import collect
 
     if args.save:
         for path in save_tables(Path(args.input_dir)):
             print(path)
         return 0
-    report = collect(args.input_dir, args.format)
+    report = collect(args.input_dir, args.format, usable_cores())
     tell(report.problems)
     sys.stdout.write(report.output)
     return 0
@@ -52,10 +53,11 @@ def tell(problems: Sequence[str]) -> None:
 
 def save_tables(input_dir: Path) -> list[Path]:
     """Every format of the tables, written into the folder of the runs; returns the paths."""
-    from sfmoe_dg.records import load_records, write_atomic
+    from sfmoe_dg.record_folders import load_runs, usable_cores
+    from sfmoe_dg.records import write_atomic
     from sfmoe_dg.report import FORMATS
 
-    loaded = load_records(input_dir)
+    loaded = load_runs(input_dir, usable_cores())
     tell(loaded.problems)
     paths = []
     for name, file_name in FILES.items():
