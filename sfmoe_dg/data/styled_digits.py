@@ -22,13 +22,17 @@ Legend: N digits, H = W = 32 pixels.
 
 from __future__ import annotations
 
+import gzip
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from sfmoe_dg.data.catalog import DatasetFacts
 from sfmoe_dg.data.domains import DomainDataset, InMemoryDomain
+from sfmoe_dg.errors import UserError
 from sfmoe_dg.seeds import generator
 
 SIZE = 32
@@ -36,6 +40,8 @@ HALF_INK = 100
 """A pixel with at least this much ink, of 255, belongs to the stroke."""
 
 _PLANE = SIZE * SIZE
+_DRAWN_TOGETHER = 64
+"""So few that what is calculated stays in the processor's cache; every digit is drawn on its own account."""
 
 
 def read(entry: DatasetFacts, data_dir: str | None, on_bad_image: str) -> DomainDataset:
@@ -56,14 +62,29 @@ def read(entry: DatasetFacts, data_dir: str | None, on_bad_image: str) -> Domain
 
 @lru_cache(maxsize=1)
 def digits() -> tuple[np.ndarray, np.ndarray]:
-    """Amount of ink, uint8 [N, 32, 32], and class, int64 [N], of every digit. Both are read-only."""
-    from sklearn.datasets import load_digits
+    """Amount of ink, uint8 [N, 32, 32], and class, int64 [N], of every digit. Both are read-only.
 
-    found = load_digits()
-    ink = enlarge(found.images.astype(np.int64))
-    labels = found.target.astype(np.int64)
+    Raises:
+        UserError: if scikit-learn is not installed.
+    """
+    found = _read_table()
+    ink = enlarge(found[:, :-1].reshape(-1, 8, 8))
+    labels = found[:, -1].copy()
     ink.flags.writeable = labels.flags.writeable = False
     return ink, labels
+
+
+def _read_table() -> np.ndarray:
+    """Scikit-learn's file of the digits, int64 [N, 65]: 64 pixels, row by row, and the class.
+
+    The file is read as it is, because importing scikit-learn takes longer than a short run's training.
+    """
+    spec = find_spec("sklearn")
+    if spec is None or spec.origin is None:
+        raise UserError("StyledDigits draws digits that come with scikit-learn, which is not installed here")
+    path = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    with gzip.open(path, "rt", encoding="ascii") as lines:
+        return np.loadtxt(lines, delimiter=",", dtype=np.int64)
 
 
 def enlarge(small: np.ndarray) -> np.ndarray:
@@ -91,12 +112,22 @@ def enlarge(small: np.ndarray) -> np.ndarray:
 
 def draw(style: str, ink: np.ndarray) -> np.ndarray:
     """Ink, uint8 [N, 32, 32], of digits 0 to N-1 to pictures, uint8 [N, 32, 32, 3]."""
+    pictures = np.empty((*ink.shape, 3), dtype=np.uint8)
+    for first in range(0, len(ink), _DRAWN_TOGETHER):
+        part = slice(first, first + _DRAWN_TOGETHER)
+        pictures[part] = _draw(style, ink[part], first)
+    return pictures
+
+
+def _draw(style: str, ink: np.ndarray, first: int) -> np.ndarray:
+    """Pictures of the digits with the numbers ``first``, ``first`` + 1, …"""
     words = 2 * _PLANE // 8 + 1  # of 8 bytes: two planes of noise and 8 scalars
-    raw = [generator("StyledDigits", style, index).bit_generator.random_raw(words) for index in range(len(ink))]
-    noise = np.array(raw, dtype="<u8").view(np.uint8).reshape(len(ink), -1).astype(np.int64)
+    indices = range(first, first + len(ink))
+    raw = [generator("StyledDigits", style, index).bit_generator.random_raw(words) for index in indices]
+    noise = np.array(raw, dtype="<u8").view(np.uint8).reshape(len(ink), -1).astype(np.int32)
     planes = noise[:, : 2 * _PLANE].reshape(-1, 2, SIZE, SIZE)
-    picture = STYLES[style](ink.astype(np.int64), planes, noise[:, 2 * _PLANE :])
-    return np.clip(picture, 0, 255).astype(np.uint8)
+    picture = STYLES[style](ink.astype(np.int32), planes, noise[:, 2 * _PLANE :])
+    return np.clip(picture, 0, 255)
 
 
 def _chalk(ink: np.ndarray, planes: np.ndarray, scalars: np.ndarray) -> np.ndarray:
@@ -132,7 +163,7 @@ def _neon(ink: np.ndarray, planes: np.ndarray, scalars: np.ndarray) -> np.ndarra
     nights = _pick([(18, 10, 34), (8, 14, 36), (26, 8, 20), (6, 24, 28)], scalars[:, 0])
     tubes = _pick([(255, 60, 190), (50, 230, 255), (150, 255, 70), (255, 150, 40)], scalars[:, 1])
     inside = ink >= HALF_INK
-    outline = (_grow(inside) & ~inside).astype(np.int64) * 255
+    outline = (_grow(inside) & ~inside).astype(np.int32) * 255
     glow = np.maximum(_blur(outline, 2) // 2, ink * 3 // 4)
     flicker = 215 + planes[:, 1] // 7
     return _mix(nights + planes[:, 0][..., None] // 16, tubes, np.maximum(outline * flicker // 255, glow))
@@ -147,7 +178,7 @@ _TILE = 3
 
 def _pick(colors: list[tuple[int, int, int]], which: np.ndarray) -> np.ndarray:
     """One colour per image, [N, 1, 1, 3]."""
-    return np.array(colors, dtype=np.int64)[which % len(colors)][:, None, None, :]
+    return np.array(colors, dtype=np.int32)[which % len(colors)][:, None, None, :]
 
 
 def _mix(background: np.ndarray, foreground: np.ndarray, cover: np.ndarray) -> np.ndarray:
@@ -160,8 +191,10 @@ def _smooth(plane: np.ndarray, radius: int, axis: int) -> np.ndarray:
     pad = [(0, 0)] * 3
     pad[axis] = (radius, radius)
     padded = np.pad(plane, pad, mode="edge")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * radius + 1, axis=axis)
-    return windows.sum(axis=-1) // (2 * radius + 1)
+    total = np.zeros_like(plane)
+    for offset in range(2 * radius + 1):
+        total += padded.take(range(offset, offset + plane.shape[axis]), axis=axis)
+    return total // (2 * radius + 1)
 
 
 def _blur(plane: np.ndarray, radius: int) -> np.ndarray:
@@ -182,5 +215,5 @@ def _tiled(plane: np.ndarray, pixel: int | None = None) -> np.ndarray:
     rest = count * _TILE - SIZE
     padded = np.pad(plane, ((0, 0), (0, rest), (0, rest)), mode="edge")
     tiles = padded.reshape(len(plane), count, _TILE, count, _TILE)
-    values = tiles.sum(axis=(2, 4)) // _TILE**2 if pixel is None else tiles[:, :, pixel, :, pixel]
+    values = tiles.sum(axis=(2, 4), dtype=plane.dtype) // _TILE**2 if pixel is None else tiles[:, :, pixel, :, pixel]
     return values.repeat(_TILE, axis=1).repeat(_TILE, axis=2)[:, :SIZE, :SIZE]
