@@ -2,6 +2,9 @@
 
 Names, column titles, step counts and evaluation intervals are DomainBed's (``domainbed/datasets.py``), in its order;
 our own data sets follow.
+
+Another package adds one through an entry point in the group ``sfmoe_dg.datasets``, whose name is the data set's and
+whose object is its :class:`DatasetFacts`.
 """
 
 from __future__ import annotations
@@ -70,7 +73,13 @@ class DatasetFacts:
     crops: bool = True
 
 
-CATALOG: Registry[DatasetFacts] = Registry("data set")
+def _complaint(name: str, found: object) -> str:
+    if not isinstance(found, DatasetFacts):
+        return f"a {type(found).__name__}, not a DatasetFacts"
+    return "" if found.name == name else f"the DatasetFacts of {found.name!r}, which must have the same name"
+
+
+CATALOG: Registry[DatasetFacts] = Registry("data set", "sfmoe_dg.datasets", _complaint)
 
 
 def facts(name: str) -> DatasetFacts:

@@ -12,7 +12,8 @@ Legend: B images, H height, W width, S the side of the model's input.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +52,10 @@ class TensorTransform(ImageTransform):
     def finish(self, pixels: torch.Tensor, seeds: np.ndarray | None) -> torch.Tensor:
         if seeds is None:
             return self.normalize(pixels)
-        changes = draw_changes(seeds)
+        with _one_thread() if pixels.device.type == "cpu" else nullcontext():
+            return self._augmented(pixels, draw_changes(seeds))
+
+    def _augmented(self, pixels: torch.Tensor, changes: Changes) -> torch.Tensor:
         mean, std = per_channel(self.mean, pixels.device), per_channel(self.std, pixels.device)
         result = torch.empty(pixels.shape, device=pixels.device)
         # One image at a time stays in a CPU core's cache, which halves the time; a GPU wants them all.
@@ -61,6 +65,18 @@ class TensorTransform(ImageTransform):
             x = result[part].copy_(pixels[part]).div_(255)
             result[part] = change(x, changes[part]).sub_(mean).div_(std)
         return result
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Operations on one image are so short that threads wait for each other longer than they work: on a busy machine
+    hundreds of times longer. And sums by one thread are the same on every machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _decoded(domain: Domain, index: int) -> np.ndarray:

@@ -7,7 +7,8 @@ Files are listed in torchvision's order (``datasets.folder.make_dataset``), on w
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -21,6 +22,10 @@ from sfmoe_dg.errors import UserError
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """torchvision's, so that the same files count as images; case does not matter."""
+
+
+# Pillow refuses pictures above twice its limit; below that it only warns, once per picture and in every worker.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class BadImageError(UserError):
@@ -185,7 +190,7 @@ def _list_domain(folder: str) -> _Listing:
     ignored: list[str] = []
     for target, name in enumerate(classes):
         # Sorted by folder, then by name within it: torchvision's order where classes have sub-folders.
-        for parent, _, names in sorted(os.walk(os.path.join(folder, name), followlinks=True)):
+        for parent, names in sorted(_walk(os.path.join(folder, name))):
             below = os.path.relpath(parent, folder)
             for file in sorted(names):
                 if file.startswith("."):
@@ -195,6 +200,26 @@ def _list_domain(folder: str) -> _Listing:
                 if is_image:
                     targets.append(target)
     return _Listing(folder, tuple(classes), tuple(files), tuple(targets), tuple(ignored))
+
+
+def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
+    """Every folder below this one, links followed, and the names of its files.
+
+    Raises:
+        UserError: for a link to a folder that it lies in, whose images would count again and again.
+        OSError: for a folder that cannot be read.
+    """
+    for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+        real = os.path.realpath(parent)
+        for name in folders:
+            path = os.path.join(parent, name)
+            if os.path.islink(path) and f"{real}{os.sep}".startswith(f"{os.path.realpath(path)}{os.sep}"):
+                raise UserError(f"{path} is a link to a folder that it lies in; remove it")
+        yield parent, names
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _check_classes(entry: DatasetFacts, listings: Sequence[_Listing]) -> None:

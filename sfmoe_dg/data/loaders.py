@@ -8,13 +8,14 @@ Legend: B images of one request, C channels, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 
 from sfmoe_dg.data.domains import DomainDataset
+from sfmoe_dg.data.kept_pixels import KeptPixels
 from sfmoe_dg.data.reading import DomainBatch, Reader, Request
 from sfmoe_dg.data.splits import DomainSplit, check_batch_size
 from sfmoe_dg.data.transforms import ImageTransform
@@ -23,6 +24,9 @@ from sfmoe_dg.errors import UserError
 from sfmoe_dg.seeds import generator
 
 ALONE = World()
+
+Only: TypeAlias = Mapping[int, np.ndarray] | None
+"""Indices of images by domain: of the domains that are there, nothing else is read."""
 
 
 class TrainBatch(NamedTuple):
@@ -122,6 +126,7 @@ class EvalLoader:
         shuffled: in an order that the seed decides instead of that of the files, so that a batch is a fair sample.
         world: which of how many processes this one is; each reads every ``size``-th batch.
         in_step: the processes must read equally many batches; those that would have one less read the first again.
+        keep_bytes: of images in files that are not augmented, so many bytes of pixels are decoded only once.
         The others are those of ``TrainLoader``.
     """
 
@@ -139,6 +144,7 @@ class EvalLoader:
         start_method: str | None = None,
         world: World = ALONE,
         in_step: bool = False,
+        keep_bytes: int = 0,
     ) -> None:
         assert len(transforms) == len(dataset)
         self._dataset, self._seed, self._batch_size = dataset, seed, batch_size
@@ -147,18 +153,26 @@ class EvalLoader:
             self._used = [generator(seed, "eval", env).permutation(used) for env, used in enumerate(self._used)]
         self.world, self._in_step = world, in_step
         self._augment = [transform.augment and not dataset.in_memory for transform in transforms]
-        self._reader = Reader(dataset, transforms, num_workers, device, start_method)
+        self._reader = Reader(
+            dataset, transforms, num_workers, device, start_method, KeptPixels(keep_bytes) if keep_bytes else None
+        )
 
-    def _plan(self, step: int, envs: Sequence[int]) -> Iterator[tuple[Request, ...]]:
+    def _images(self, env: int, only: Only) -> np.ndarray:
+        used = self._used[env]
+        return used[np.isin(used, only[env])] if only is not None and env in only else used
+
+    def _plan(self, step: int, envs: Sequence[int], only: Only) -> Iterator[tuple[Request, ...]]:
         for env in envs:
+            used = self._images(env, only)
             seeds = _image_seeds(len(self._dataset[env]), self._seed, "eval", step, env) if self._augment[env] else None
-            for start in range(0, len(self._used[env]), self._batch_size):
-                indices = self._used[env][start : start + self._batch_size]
+            for start in range(0, len(used), self._batch_size):
+                indices = used[start : start + self._batch_size]
                 yield (Request(env, indices, None if seeds is None else seeds[indices]),)
 
-    def num_batches(self) -> int:
+    def num_batches(self, only: Only = None) -> int:
         """Of one evaluation, whoever reads them."""
-        return sum(-(-len(used) // self._batch_size) for used in self._used)
+        sizes = [len(self._images(env, only)) for env in range(len(self._used))]
+        return sum(-(-size // self._batch_size) for size in sizes)
 
     def _own(self, plan: Iterator[tuple[Request, ...]]) -> Iterator[tuple[Request, ...]]:
         """This process's part of a plan."""
@@ -168,15 +182,17 @@ class EvalLoader:
         missing = -len(whole) % self.world.size if self._in_step else 0
         return iter((whole + whole[:1] * missing)[self.world.rank :: self.world.size])
 
-    def batches(self, step: int = 0, envs: Sequence[int] | None = None) -> Iterator[DomainBatch]:
+    def batches(self, step: int = 0, envs: Sequence[int] | None = None, only: Only = None) -> Iterator[DomainBatch]:
         """All batches of one evaluation, domain by domain; ``step`` keys the augmentation, if there is any.
+
+        Of the domains in ``only``, just the images named there are read.
 
         Of several processes, number r yields the batches r, r + size, r + 2 · size, …
 
         Raises:
             UserError: if an image does not decode or a worker dies.
         """
-        plan = self._plan(step, range(len(self._dataset)) if envs is None else envs)
+        plan = self._plan(step, range(len(self._dataset)) if envs is None else envs, only)
         for (batch,) in self._reader.read(self._own(plan)):
             yield batch
 

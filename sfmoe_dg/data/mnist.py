@@ -84,8 +84,9 @@ def _load(data_dir: str, train: bool) -> MNIST:
     try:
         return MNIST(data_dir, train=train, download=not _present(folder, train))
     except Exception as error:  # torchvision raises OSError, RuntimeError and URLError here, struct.error on bad files
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"MNIST in {folder} is missing or damaged, and downloading it did not help ({error}); put "
+            f"MNIST in {folder} is missing or damaged, and downloading it did not help ({reason}); put "
             f"{', '.join(_files(train))} there, from any copy in torchvision's layout"
         ) from None
 

@@ -18,6 +18,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from sfmoe_dg.data.domains import DomainDataset, InMemoryDomain
+from sfmoe_dg.data.kept_pixels import KeptPixels
+from sfmoe_dg.data.side_stream import one_ahead, side_stream, to_device
 from sfmoe_dg.data.transforms import ImageTransform
 from sfmoe_dg.errors import UserError
 
@@ -53,7 +55,10 @@ def auto_num_workers(dataset: DomainDataset) -> int:
 
 
 class Reader:
-    """Turns requests into batches on the device, in order, through one pool of workers if there are files to decode."""
+    """Turns requests into batches on the device, in order, through one pool of workers if there are files to decode.
+
+    What is read without seeds is taken from ``kept`` where it is there, and put there where it fits.
+    """
 
     def __init__(
         self,
@@ -62,24 +67,55 @@ class Reader:
         num_workers: int | None,
         device: torch.device | str,
         start_method: str | None,
+        kept: KeptPixels | None = None,
     ) -> None:
         if num_workers is not None and num_workers < 0:
             raise UserError(f"num_workers is {num_workers}; it must be at least 0")
         self._dataset, self._transforms = dataset, transforms
         self._num_workers = auto_num_workers(dataset) if num_workers is None or dataset.in_memory else num_workers
         self._device, self._start_method = torch.device(device), start_method
+        self._kept, self._stream = kept, side_stream(self._device)
         self._pixels = _Pixels(dataset, transforms)
         self._sampler = _PlanSampler()
         self._loader: DataLoader[Any] | None = None
 
     def read(self, plan: Plan) -> Iterator[list[DomainBatch]]:
-        for requests, pixels in self._through_workers(plan) if self._num_workers else map(self._pixels.read, plan):
-            if isinstance(pixels, UserError):
-                raise pixels
-            yield [self._finish(*pair) for pair in zip(requests, pixels, strict=True)]
+        return one_ahead(self._finished(plan), self._stream)
 
     def close(self) -> None:
         self._loader = None
+        if self._kept is not None:
+            self._kept.clear()
+
+    def _finished(self, plan: Plan) -> Iterator[list[DomainBatch]]:
+        for requests, pixels in self._read_new(plan) if self._kept is None else self._with_kept(self._kept, plan):
+            yield [self._finish(*pair) for pair in zip(requests, pixels, strict=True)]
+
+    def _read_new(self, plan: Plan) -> Iterator[tuple[tuple[Request, ...], list[torch.Tensor | None]]]:
+        for requests, pixels in self._through_workers(plan) if self._num_workers else map(self._pixels.read, plan):
+            if isinstance(pixels, UserError):
+                raise pixels
+            yield requests, pixels
+
+    def _with_kept(
+        self, kept: KeptPixels, plan: Plan
+    ) -> Iterator[tuple[tuple[Request, ...], list[torch.Tensor | None]]]:
+        """The whole plan in its order; workers see what is not kept."""
+        plan = list(plan)
+        known = [all(self._can_keep(one) and kept.has(one.env, one.indices) for one in requests) for requests in plan]
+        new = self._read_new([requests for requests, is_known in zip(plan, known, strict=True) if not is_known])
+        for requests, is_known in zip(plan, known, strict=True):
+            if is_known:
+                yield requests, [kept.get(one.env, one.indices) for one in requests]
+                continue
+            _, pixels = next(new)
+            for one, read in zip(requests, pixels, strict=True):
+                if read is not None and self._can_keep(one):
+                    kept.add(one.env, one.indices, read)
+            yield requests, pixels
+
+    def _can_keep(self, request: Request) -> bool:
+        return request.seeds is None and not isinstance(self._dataset[request.env], InMemoryDomain)
 
     def _through_workers(self, plan: Plan) -> Iterator[Any]:
         if self._loader is None:
@@ -108,13 +144,13 @@ class Reader:
 
     def _finish(self, request: Request, pixels: torch.Tensor | None) -> DomainBatch:
         domain = self._dataset[request.env]
-        y = torch.from_numpy(domain.targets[request.indices]).to(self._device)
+        y = to_device(torch.from_numpy(domain.targets[request.indices]), self._device)
         if isinstance(domain, InMemoryDomain):
-            x = domain.batch(request.indices).to(self._device)
+            x = to_device(domain.batch(request.indices), self._device)
         else:
             assert pixels is not None
             transform = self._transforms[request.env]
-            x = transform.finish(pixels.to(self._device, non_blocking=True), request.seeds)
+            x = transform.finish(to_device(pixels, self._device), request.seeds)
         return DomainBatch(request.env, request.indices, x, y)
 
 

@@ -168,6 +168,10 @@ def _check_request(
     dataset: DomainDataset, test_envs: Sequence[int], holdout_fraction: float, uda_fraction: float, policy: str
 ) -> None:
     dataset.check_envs(test_envs)
+    if len(dataset) == 1:
+        raise UserError(
+            f"{dataset.name} has only the domain {dataset[0].name}; it needs at least two, to train on and to hold out"
+        )
     if len(test_envs) == len(dataset):
         raise UserError(
             f"all {len(dataset)} domains of {dataset.name} are test domains, which leaves none to train on; "

@@ -222,3 +222,18 @@ def test_the_device_gives_the_same_colors() -> None:
     pixels = torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8)
     on_device = transform.finish(pixels.cuda(), seeds).cpu()
     torch.testing.assert_close(on_device, transform.finish(pixels, seeds), atol=1e-3, rtol=0)
+
+
+def test_colors_do_not_depend_on_the_number_of_threads() -> None:
+    """At 224 pixels torch would divide the sums among threads, which rounds them otherwise."""
+    transform, seeds = da.TensorTransform(augment=True), np.arange(4)
+    pixels = torch.randint(0, 256, (4, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append(transform.finish(pixels, seeds))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*results)

@@ -144,6 +144,9 @@ def build(
         return False
     if target.is_dir() and any(target.iterdir()):
         raise UserError(f"{target} exists and was not built here; check it with --verify, or move it away to build it")
+    for file, path in (given or {}).items():
+        if not path.is_file():
+            raise UserError(f"{path} is not a file; give the copy of {file} that you have")
     with _only_builder(work, recipe):
         if (work / "ready").exists():  # interrupted while files were moved from one to the other
             _clear(work)
@@ -204,8 +207,6 @@ class _Kept:
         expected, md5 = self._expected(source)
         if source.file in self.given:
             path = self.given[source.file]
-            if not path.is_file():
-                raise UserError(f"{path} is not a file; give the copy of {source.file} that you have")
             found = digests(path, self.progress)
         elif place.exists():
             path, found = place, digests(place, self.progress)

@@ -9,17 +9,17 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from sfmoe_dg.arguments import ArgumentParser
 from sfmoe_dg.data.builders.recipe import Recipe, build
 from sfmoe_dg.data.builders.verify import Check, verify
 from sfmoe_dg.errors import UserError
 
 
-def make_parser(recipe: Recipe) -> argparse.ArgumentParser:
+def make_parser(recipe: Recipe) -> ArgumentParser:
     names = ", ".join(source.file for source in recipe.sources if not source.option)
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=f"Download and prepare {recipe.name}, or check a copy. Run again, it goes on where it stopped.",
         epilog="Source, licence, counts and known faults: the Markdown file beside this script.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DATA", help=f"{recipe.folder} is made in this folder"
@@ -39,8 +39,8 @@ def make_parser(recipe: Recipe) -> argparse.ArgumentParser:
 def main(recipe: Recipe, argv: Sequence[str] | None = None, *, say: Callable[[str], None]) -> int:
     """Build or verify one data set; returns the exit code."""
     parser = make_parser(recipe)
-    args = parser.parse_args(argv)
     try:
+        args = parser.parse_args(argv)
         if not args.verify:
             is_new = build(
                 recipe,
@@ -58,7 +58,7 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None, *, say: Callable[[st
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
-        parser.exit(2, f"{parser.prog}: error: {error.strerror or error}{where}\n")
+        parser.exit(2, f"{parser.prog}: error: {error.strerror or error}{where}; check that path and its disk\n")
     except KeyboardInterrupt:
         parser.exit(130, f"{parser.prog}: interrupted; the same command goes on with what is missing\n")
     for line in report(recipe, args.out, check):
