@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sfmoe_dg.algorithms.base import Algorithm
 from sfmoe_dg.checkpoint import save_torch
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.prepare import Setup
@@ -171,6 +172,9 @@ def restore(algorithm: nn.Module, captured: dict[str, Any]) -> None:
         parameter.requires_grad_(name not in frozen)
     for name, module in algorithm.named_modules():
         _restore_attributes(module, captured["attributes"][name], device)
+    if isinstance(algorithm, Algorithm):
+        # Their settings came along from the device on which the state was saved.
+        algorithm.fit_optimizers()
 
 
 class _Capture:

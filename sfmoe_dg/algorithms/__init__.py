@@ -1,7 +1,8 @@
 """The registry of objectives. One addition is one file here and one line below.
 
 Values are import paths, so that listing names costs no torch. Third parties call
-``ALGORITHMS.register("Name", Class)`` in a module given by ``--plugin``.
+``ALGORITHMS.register("Name", Class)`` in a module given by ``--plugin``, or offer the class as an entry point of the
+group ``sfmoe_dg.algorithms``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ from sfmoe_dg.registry import Registry
 if TYPE_CHECKING:
     from sfmoe_dg.algorithms.base import Algorithm
 
-ALGORITHMS: Registry[type[Algorithm]] = Registry("algorithm")
+
+def _complaint(name: str, found: object) -> str:
+    from sfmoe_dg.algorithms.base import Algorithm
+
+    is_one = isinstance(found, type) and issubclass(found, Algorithm)
+    return "" if is_one else "something else than a class derived from sfmoe_dg.algorithms.base.Algorithm"
+
+
+ALGORITHMS: Registry[type[Algorithm]] = Registry("algorithm", "sfmoe_dg.algorithms", _complaint)
 ALGORITHMS.register("ERM", "sfmoe_dg.algorithms.erm:ERM")
 ALGORITHMS.register("ERMPlusPlus", "sfmoe_dg.algorithms.erm_plus_plus:ERMPlusPlus")
 ALGORITHMS.register("Fish", "sfmoe_dg.algorithms.fish:Fish")

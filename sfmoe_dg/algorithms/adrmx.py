@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfmoe_dg.algorithms.base import Algorithm, Minibatches
+from sfmoe_dg.algorithms.base import Algorithm, Minibatches, Values, unread
 from sfmoe_dg.algorithms.common_hparams import LEARNS_FROM_SCRATCH
 from sfmoe_dg.algorithms.dann import domain_labels, make_discriminator, takes_discriminator_turn
 from sfmoe_dg.algorithms.erm import make_classifier
@@ -76,14 +76,14 @@ class ADRMX(Algorithm):
             "remix_within_class": Hparam(False),
         }
 
-    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
+    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         self.update_count += 1
         if takes_discriminator_turn(self.update_count, self.hparams["d_steps_per_g_step"]):
             with torch.no_grad():
                 label, domain, _ = self._features(minibatches)
             loss = F.cross_entropy(self.discriminator(label - domain), domain_labels(minibatches))
             self.descend(loss, self.disc_opt)
-            return {"loss_disc": loss.item()}
+            return unread({"loss_disc": loss})
         return self._main_turn(minibatches)
 
     def _features(self, minibatches: Minibatches) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -93,7 +93,7 @@ class ADRMX(Algorithm):
         # Two routers, two losses: their sum, since each has its own parameters.
         return label, domain, {name: label_losses[name] + domain_losses[name] for name in label_losses}
 
-    def _main_turn(self, minibatches: Minibatches) -> dict[str, float]:
+    def _main_turn(self, minibatches: Minibatches) -> Values:
         labels, domains = torch.cat([y for _, y in minibatches]), domain_labels(minibatches)
         label, domain, routing_losses = self._features(minibatches)
         difference = label - domain
@@ -116,7 +116,7 @@ class ADRMX(Algorithm):
             - weights["disc_lambda"] * losses["loss_disc"]
         )
         self.descend(sum(routing_losses.values(), start=total), self.opt)
-        return {name: value.item() for name, value in ({"loss_total": total} | losses | routing_losses).items()}
+        return unread({"loss_total": total} | losses | routing_losses)
 
     def _remix_loss(self, difference: Tensor, domain: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of one remix per class that has two images, over the number of classes."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sfmoe_dg.algorithms.base import PARALLEL_MODES, Minibatches
+from sfmoe_dg.algorithms.base import PARALLEL_MODES, Minibatches, Values
 from sfmoe_dg.algorithms.erm import ERM
 
 
@@ -36,7 +36,7 @@ class AnnealedERM(ERM):
         """Whether the penalty whose onset is ``hparams[name]`` is at work in this update."""
         return self.update_count.item() >= self.hparams[name]
 
-    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
+    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         forward = self.forward_domains(minibatches)
         loss, logged = self.objective(forward)
         if any(self.update_count.item() == self.hparams[name] for name in self.anneal_hparams):

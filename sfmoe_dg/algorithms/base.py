@@ -7,24 +7,47 @@ added by :meth:`Algorithm.step`, whatever the objective.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from sfmoe_dg.algorithms.common_hparams import common_hparams
-from sfmoe_dg.algorithms.optimisation import clip_gradients, lr_factor, parameter_groups, set_lr_factor
+from sfmoe_dg.algorithms.common_hparams import MODEL_DEFAULT, NOT_NEGATIVE, POSITIVE, RANGES, common_hparams
+from sfmoe_dg.algorithms.optimisation import (
+    clip_gradients,
+    fuse_on_cuda,
+    lr_factor,
+    optimizers,
+    parameter_groups,
+    set_lr_factor,
+)
 from sfmoe_dg.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from sfmoe_dg.errors import UserError
-from sfmoe_dg.hparams import Hparam, require_positive
+from sfmoe_dg.host_buffers import HostBuffers
+from sfmoe_dg.hparams import Hparam, require_positive, require_within
 
 Minibatches = Sequence[tuple[Tensor, Tensor]]
 
+Scalar: TypeAlias = float | Tensor
+"""A number, or a tensor of one that stays on its device until somebody needs the number."""
+Values: TypeAlias = Mapping[str, Scalar]
+"""What an update returns for the records, by name."""
+
 PARALLEL_MODES: tuple[str, ...] = ("ddp", "fsdp", "expert")
 """How several processes share an update: each with all weights, with a part of every weight, with some experts."""
+
+
+def unread(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Scalars for the records as they are on the device, without the graph that made them."""
+    return {name: value.detach() for name, value in values.items()}
+
+
+def wide(value: Tensor) -> Tensor:
+    """A scalar for the records that is yet to be averaged, in float64 where the device has it."""
+    return value.detach() if value.device.type == "mps" else value.detach().double()
 
 
 @dataclass(frozen=True)
@@ -91,7 +114,7 @@ class Precision:
         return torch.autocast(self.device_type, dtype=self.dtype, cache_enabled=False)
 
 
-class Algorithm(nn.Module):
+class Algorithm(HostBuffers):
     """A learner with DomainBed's interface (``domainbed.algorithms.Algorithm``).
 
     Args:
@@ -102,6 +125,8 @@ class Algorithm(nn.Module):
 
     The constructor builds the optimiser; the module may be moved to a device afterwards.
     """
+
+    on_host = ("update_count",)
 
     paper: ClassVar[str] = ""
     """Authors, title's short form and year, for ``sfmoe-dg list algorithms``."""
@@ -119,6 +144,8 @@ class Algorithm(nn.Module):
     update computes starts with none, whatever it inherits, and says for itself."""
     parallel: Parallel | None = None
     """Set where several processes share the updates; of the class, so that it is no part of an algorithm's state."""
+    cannot_compile: ClassVar[str] = ""
+    """Why the backbone cannot run through ``torch.compile`` (option ``compile``), if so: "takes … of it"."""
     needs: ClassVar[str] = ""
     """What it needs that none of the attributes above says, a few words for ``sfmoe-dg list algorithms``."""
 
@@ -152,9 +179,12 @@ class Algorithm(nn.Module):
     @classmethod
     def check_hparams(cls, hparams: dict[str, Any], where: str) -> None:
         """Refuse values with which training cannot run; subclasses may check more."""
-        require_positive(hparams, ["batch_size", "lr", "layer_decay"], where)
-        for name in ("warmup_steps", "grad_clip"):
-            if hparams[name] < 0:
+        require_positive(hparams, [name for name in POSITIVE if name in hparams], where)
+        for name, (low, high) in RANGES.items():
+            if name in hparams and hparams[name] != MODEL_DEFAULT:
+                require_within(hparams, name, low, high, where)
+        for name in NOT_NEGATIVE:
+            if name in hparams and hparams[name] < 0:
                 raise UserError(f"hyper-parameter {name!r} in {where} is {hparams[name]!r}; it must not be negative")
 
     def describe_domains(self, descriptions: Sequence[Sequence[str]]) -> None:
@@ -173,8 +203,11 @@ class Algorithm(nn.Module):
                     )
                 module.describe_domains(descriptions)
 
-    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
-        """One training step on a list of (x, y), one per training domain; returns what the records keep."""
+    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
+        """One training step on a list of (x, y), one per training domain; returns what the records keep.
+
+        Numbers that the step has made stay tensors (:func:`unread`): an update that reads one waits for the device.
+        """
         raise NotImplementedError
 
     def predict(self, x: Tensor) -> Tensor:
@@ -189,20 +222,31 @@ class Algorithm(nn.Module):
             groups = parameter_groups(groups, self, self.hparams["lr"], layer_decay)
         optimizer = torch.optim.Adam(groups, lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"])
         set_lr_factor(optimizer, self._lr_factor)
+        fuse_on_cuda(optimizer)
         if self.parallel is not None:
             self.parallel.adopt(optimizer)
         return optimizer
 
+    def fit_optimizers(self) -> None:
+        """Have the optimisers step as suits the device that the weights are on now."""
+        for optimizer in optimizers(self):
+            fuse_on_cuda(optimizer)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Algorithm:
+        # Through here goes every move to a device; the optimisers were built before it.
+        super()._apply(fn, recurse)
+        self.fit_optimizers()
+        return self
+
     def schedule(self, step: int, steps: int) -> None:
         """Set the learning rates of a step; the trainer calls it before every update."""
         self._lr_factor = lr_factor(step, steps, self.hparams)
-        for optimizer in vars(self).values():
-            if isinstance(optimizer, torch.optim.Optimizer):
-                set_lr_factor(optimizer, self._lr_factor)
+        for optimizer in optimizers(self):
+            set_lr_factor(optimizer, self._lr_factor)
 
     def step(
         self, optimizer: torch.optim.Optimizer, loss: Tensor, routing_losses: dict[str, Tensor], **logged: Tensor
-    ) -> dict[str, float]:
+    ) -> Values:
         """Minimise ``loss`` plus the routing losses by one optimiser step.
 
         Returns:
@@ -210,7 +254,7 @@ class Algorithm(nn.Module):
             under its own name, and ``logged``.
         """
         self.descend(sum(routing_losses.values(), start=loss), optimizer)
-        return {name: value.item() for name, value in ({"loss": loss} | logged | routing_losses).items()}
+        return unread({"loss": loss} | logged | routing_losses)
 
     def descend(self, total: Tensor, *optimizers: torch.optim.Optimizer) -> None:
         """One step of every optimiser down the gradient of ``total``, which is taken as it is."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfmoe_dg.algorithms.base import Minibatches
+from sfmoe_dg.algorithms.base import Minibatches, Values, unread
 from sfmoe_dg.algorithms.dann import domain_labels
 from sfmoe_dg.algorithms.erm import ERM
 from sfmoe_dg.hparams import Hparam, choice
@@ -53,7 +53,7 @@ class CAD(ERM):
             "is_flipped": Hparam(True),
         }
 
-    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
+    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         forward = self.forward_domains(minibatches)
         features, labels = torch.cat(forward.features), forward.all_labels
         compared = self.project(features)
@@ -65,7 +65,7 @@ class CAD(ERM):
         total_loss = clf_loss + self.hparams["lmbda"] * bn_loss
         losses = {"clf_loss": clf_loss, "bn_loss": bn_loss, "total_loss": total_loss} | forward.routing_losses
         self.descend(sum(forward.routing_losses.values(), start=total_loss), self.optimizer)
-        return {name: value.item() for name, value in losses.items()}
+        return unread(losses)
 
     def bottleneck(self, features: Tensor, labels: Tensor, domains: Tensor) -> Tensor:
         """The loss of features [B, D]; zero if no image has a partner."""

@@ -7,6 +7,19 @@ from sfmoe_dg.hparams import SMALL_IMAGES, Hparam, choice, int_log2_uniform, log
 MODEL_DEFAULT = "default"
 """The value that leaves a choice to the backbone itself."""
 
+POSITIVE = ("batch_size", "lr", "layer_decay", "mlp_width", "mlp_depth")
+NOT_NEGATIVE = ("warmup_steps", "grad_clip", "weight_decay", "weight_decay_d", "weight_decay_g")
+RANGES = {
+    "resnet_dropout": (0, 1),
+    "vit_dropout": (0, 1),
+    "mlp_dropout": (0, 1),
+    "drop_path": (0, 1),
+    "rsc_f_drop_factor": (0, 1),
+    "rsc_b_drop_factor": (0, 1),
+    "beta1": (0, 0.999),
+}
+"""What the values of hyper-parameters must be, by name, in every algorithm that has one of the name."""
+
 LEARNS_FROM_SCRATCH = (*SMALL_IMAGES, "StyledDigits")
 """Small pictures, no pre-trained weights: the larger learning rate."""
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfmoe_dg.algorithms.base import Minibatches
+from sfmoe_dg.algorithms.base import Minibatches, Values, unread
 from sfmoe_dg.algorithms.erm import ERM
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.hparams import SMALL_IMAGES, Hparam, choice, int_log2_uniform, log10_uniform, require_positive
@@ -77,7 +77,7 @@ class DANN(ERM):
         super().check_hparams(hparams, where)
         require_positive(hparams, ["lr_g", "lr_d", "d_steps_per_g_step"], where)
 
-    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
+    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         labeled = len(minibatches)
         if self.adapts:
             minibatches = [*minibatches, self._as_minibatch(unlabeled)]
@@ -88,13 +88,13 @@ class DANN(ERM):
                 features = torch.cat(self.forward_domains(minibatches).features)
             disc_loss = self.discriminator_loss(features, minibatches)
             self.descend(disc_loss, self.disc_opt)
-            return {"disc_loss": disc_loss.item()}
+            return unread({"disc_loss": disc_loss})
         forward = self.forward_domains(minibatches)
         disc_loss = self.discriminator_loss(torch.cat(forward.features), minibatches)
         class_loss = F.cross_entropy(torch.cat(forward.logits[:labeled]), torch.cat(forward.labels[:labeled]))
         gen_loss = class_loss - self.hparams["lambda"] * disc_loss
         self.descend(sum(forward.routing_losses.values(), start=gen_loss), self.gen_opt)
-        return {name: value.item() for name, value in ({"gen_loss": gen_loss} | forward.routing_losses).items()}
+        return unread({"gen_loss": gen_loss} | forward.routing_losses)
 
     @staticmethod
     def _as_minibatch(unlabeled: Sequence[Tensor] | None) -> tuple[Tensor, Tensor]:
@@ -143,5 +143,6 @@ def class_balanced_weights(labels: Tensor) -> Tensor:
 
     As upstream has it they sum to the number of classes seen over the highest label seen plus one.
     """
-    counts = labels.bincount()
-    return 1.0 / (counts[labels] * len(counts)).float()
+    # Not by bincount, which waits for the device to know how long its result is.
+    counts = labels[:, None].eq(labels).sum(1)
+    return 1.0 / (counts * (labels.max() + 1)).float()

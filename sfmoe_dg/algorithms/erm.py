@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfmoe_dg.algorithms.base import PARALLEL_MODES, Algorithm, Forward, Minibatches
+from sfmoe_dg.algorithms.base import PARALLEL_MODES, Algorithm, Forward, Minibatches, Values
 from sfmoe_dg.models.backbones import build_backbone
 
 
@@ -37,7 +37,7 @@ class ERM(Algorithm):
         """The loss to minimise and what to log beside it."""
         return F.cross_entropy(forward.all_logits, forward.all_labels), {}
 
-    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
+    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         forward = self.forward_domains(minibatches)
         loss, logged = self.objective(forward)
         return self.step(self.optimizer, loss, forward.routing_losses, **logged)

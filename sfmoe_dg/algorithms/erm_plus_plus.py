@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfmoe_dg.algorithms.base import Minibatches
+from sfmoe_dg.algorithms.base import Minibatches, Values
 from sfmoe_dg.algorithms.erm import ERM
 from sfmoe_dg.hparams import Hparam, log10_uniform, require_positive
 from sfmoe_dg.weight_average import MovingAverage
@@ -51,7 +51,7 @@ class ERMPlusPlus(ERM):
         super().check_hparams(hparams, where)
         require_positive(hparams, ["linear_lr"], where)
 
-    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
+    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         if self.average.num_updates > self.hparams["linear_steps"]:
             values = super().update(minibatches)
         else:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfmoe_dg.algorithms.base import Minibatches
+from sfmoe_dg.algorithms.base import Minibatches, Values
 from sfmoe_dg.algorithms.erm import ERM
 from sfmoe_dg.algorithms.gradients import run_domain
 from sfmoe_dg.hparams import Hparam, choice
@@ -28,9 +28,9 @@ class Fish(ERM):
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
         return super().hparam_table(dataset) | {"meta_lr": Hparam(0.5, choice(0.05, 0.1, 0.5))}
 
-    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
+    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         start = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
-        values: dict[str, float] = {}
+        values: Values = {}
         for domain, (x, y) in enumerate(minibatches):
             logits, losses = run_domain(self.network, x, domain)
             values = self.step(self.optimizer, F.cross_entropy(logits, y), losses)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfmoe_dg.algorithms.base import Minibatches
+from sfmoe_dg.algorithms.base import Minibatches, Values, wide
 from sfmoe_dg.algorithms.erm import ERM
 from sfmoe_dg.algorithms.gradients import gradients, run_domain, step_along, trainable
 
@@ -24,7 +24,7 @@ class MaskedGradients(ERM):
         """From the gradients of one parameter, [domains, *shape], to what is kept of each entry, in [0, 1]."""
         raise NotImplementedError
 
-    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
+    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         parameters = trainable(self.network)
         risks, by_domain, routing = [], [], []
         passes: list[dict[str, Tensor]] = []
@@ -34,13 +34,13 @@ class MaskedGradients(ERM):
             by_domain.append(gradients(risk, parameters, self.precision, retain_graph=bool(losses)))
             if losses:
                 routing.append(gradients(torch.stack(list(losses.values())).sum(), parameters, self.precision))
-            risks.append(risk.item())
-            passes.append({name: loss.detach() for name, loss in losses.items()})
+            risks.append(wide(risk))
+            passes.append({name: wide(loss) for name, loss in losses.items()})
         directions = [self._masked_mean(torch.stack(group)) for group in zip(*by_domain, strict=True)]
         for extra in routing:
             directions = [d + e / len(minibatches) for d, e in zip(directions, extra, strict=True)]
         step_along(self, self.optimizer, parameters, directions)
-        means = {name: sum(p[name].item() for p in passes) / len(passes) for name in passes[0]}
+        means = {name: sum(p[name] for p in passes) / len(passes) for name in passes[0]}
         return {"loss": sum(risks) / len(risks)} | means
 
     def _masked_mean(self, by_domain: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sfmoe_dg.algorithms.base import Algorithm, Precision
 from sfmoe_dg.errors import UserError
+from sfmoe_dg.models.routers import full_precision_region
 
 
 def trainable(module: nn.Module) -> list[nn.Parameter]:
@@ -64,9 +65,17 @@ def step_along(
     algorithm.take_steps(optimizer)
 
 
+def from_host(drawn: Tensor, like: Tensor) -> Tensor:
+    """What was drawn on the CPU, on the device of ``like``, without waiting for what that is doing.
+
+    CUDA has taken the few bytes when the call returns; of other devices this is not known.
+    """
+    return drawn.to(like.device, non_blocking=like.is_cuda)
+
+
 def in_full_precision(x: Tensor) -> AbstractContextManager[Any]:
     """No autocast on the device of ``x``, for arithmetic in which small differences of large numbers matter."""
-    return torch.autocast(x.device.type, enabled=False)
+    return full_precision_region(x)
 
 
 def require_batch_of_two(hparams: dict[str, Any], reason: str, where: str) -> None:

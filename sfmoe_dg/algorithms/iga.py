@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sfmoe_dg.algorithms.base import Minibatches
+from sfmoe_dg.algorithms.base import Minibatches, Values
 from sfmoe_dg.algorithms.erm import ERM, mean_losses
 from sfmoe_dg.algorithms.gradients import gradients, run_domain, trainable
 from sfmoe_dg.hparams import Hparam, log10_uniform
@@ -24,12 +24,13 @@ class IGA(ERM):
 
     paper = "Koyama and Yamaguchi, Out-of-Distribution Generalization with Maximal Invariant Predictor, 2020"
     needs = "second derivatives of the whole backbone"
+    cannot_compile = "takes second derivatives of the whole backbone"
 
     @classmethod
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
         return super().hparam_table(dataset) | {"penalty": Hparam(1000, log10_uniform(1, 5), types=(float,))}
 
-    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
+    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         parameters = trainable(self.network)
         with sdpa_kernel(SDPBackend.MATH):
             passes = [run_domain(self.network, x, domain) for domain, (x, _) in enumerate(minibatches)]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfmoe_dg.algorithms.base import Minibatches
+from sfmoe_dg.algorithms.base import Minibatches, Values
 from sfmoe_dg.algorithms.erm import ERM
 from sfmoe_dg.hparams import Hparam, log10_uniform, require_positive
 
@@ -42,7 +42,7 @@ class LPFT(ERM):
         super().check_hparams(hparams, where)
         require_positive(hparams, ["linear_lr"], where)
 
-    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
+    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         self.update_count += 1
         if self.update_count > self.hparams["linear_steps"]:
             return super().update(minibatches)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfmoe_dg.algorithms.base import Minibatches
+from sfmoe_dg.algorithms.base import Minibatches, Values
 from sfmoe_dg.algorithms.dann import domain_labels
 from sfmoe_dg.algorithms.erm import ERM
 from sfmoe_dg.hparams import Hparam, choice, require_positive
@@ -31,6 +31,7 @@ class MIRO(ERM):
 
     paper = "Cha et al., Domain Generalization by Mutual-Information Regularization with Pre-trained Models, 2022"
     needs = "a pre-trained backbone (its features are what is kept)"
+    cannot_compile = "hooks into the backbone at every update"
 
     def __init__(
         self, input_shape: tuple[int, ...], num_classes: int, num_domains: int, hparams: dict[str, Any]
@@ -55,7 +56,7 @@ class MIRO(ERM):
         super().check_hparams(hparams, where)
         require_positive(hparams, ["lr_mult"], where)
 
-    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
+    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         with recorded_stages(self.featurizer.network) as recorded:
             forward = self.forward_domains(minibatches)
         stages = recorded or [torch.cat(forward.features)]

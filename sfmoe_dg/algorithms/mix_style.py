@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sfmoe_dg.algorithms.base import Forward, Minibatches
 from sfmoe_dg.algorithms.dann import domain_labels
 from sfmoe_dg.algorithms.erm import ERM
+from sfmoe_dg.algorithms.gradients import from_host
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.hparams import Hparam, choice, require_positive
 from sfmoe_dg.models.stages import conv_stages
@@ -74,10 +75,10 @@ class MixStyle(ERM):
         if domains is None or not self.training or torch.rand(()) >= self.hparams["mixstyle_p"]:
             return output
         alpha = torch.tensor(self.hparams["mixstyle_alpha"])
-        share = torch.distributions.Beta(alpha, alpha).sample((len(output), 1, 1, 1)).to(output.device)
+        share = torch.distributions.Beta(alpha, alpha).sample((len(output), 1, 1, 1))
         cross = self.hparams["mixstyle_mix"] == "crossdomain"
-        others = other_domain(domains) if cross else torch.randperm(len(output)).to(output.device)
-        return mix_styles(output, others, share)
+        others = other_domain(domains) if cross else from_host(torch.randperm(len(output)), output)
+        return mix_styles(output, others, from_host(share, output))
 
 
 def mix_styles(x: Tensor, others: Tensor, share: Tensor) -> Tensor:

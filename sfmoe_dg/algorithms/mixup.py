@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfmoe_dg.algorithms.base import Minibatches
+from sfmoe_dg.algorithms.base import Minibatches, Values
 from sfmoe_dg.algorithms.erm import ERM, mean_losses
 from sfmoe_dg.algorithms.gradients import run_domain
 from sfmoe_dg.hparams import Hparam, log10_uniform, require_positive
@@ -34,7 +34,7 @@ class Mixup(ERM):
         super().check_hparams(hparams, where)
         require_positive(hparams, ["mixup_alpha"], where)
 
-    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
+    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         risks, passes = [], []
         for i, j in neighbours_in_a_random_ring(len(minibatches)):
             share = float(np.random.beta(self.hparams["mixup_alpha"], self.hparams["mixup_alpha"]))

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfmoe_dg.algorithms.base import Minibatches
+from sfmoe_dg.algorithms.base import Minibatches, Scalar, Values, wide
 from sfmoe_dg.algorithms.erm import ERM
 from sfmoe_dg.algorithms.gradients import gradients, run_domain, step_along, trainable
 from sfmoe_dg.algorithms.mixup import same_length
+from sfmoe_dg.algorithms.optimisation import fuse_on_cuda
 from sfmoe_dg.hparams import Hparam, choice, log10_uniform, require_positive
 
 
@@ -45,10 +46,10 @@ class MLDG(ERM):
         super().check_hparams(hparams, where)
         require_positive(hparams, ["n_meta_test"], where)
 
-    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
+    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         parameters = trainable(self.network)
         directions = [torch.zeros_like(p) for p in parameters]
-        logged: dict[str, float] = {"loss": 0.0}
+        logged: dict[str, Scalar] = {"loss": 0.0}
         for i, j in self._pairs():
             gradients_ij, values = self._meta_step(minibatches, i, j)
             for direction, gradient in zip(directions, gradients_ij, strict=True):
@@ -64,7 +65,7 @@ class MLDG(ERM):
         split = max(1, self.num_domains - self.hparams["n_meta_test"])
         return list(zip(order[:split], cycle(order[split:]), strict=False))
 
-    def _meta_step(self, minibatches: Minibatches, i: int, j: int) -> tuple[list[Tensor], dict[str, float]]:
+    def _meta_step(self, minibatches: Minibatches, i: int, j: int) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Gradients of the risk on domain i here, plus beta times those on domain j one step further."""
         (x_i, y_i), (x_j, y_j) = same_length(minibatches[i], minibatches[j])
         ahead = copy.deepcopy(self.network)
@@ -87,12 +88,14 @@ class MLDG(ERM):
             {"params": [copies[id(p)] for p in group["params"]], "lr": group["lr"]}
             for group in self.optimizer.param_groups
         ]
-        return torch.optim.Adam(groups, weight_decay=self.hparams["weight_decay"])
+        optimizer = torch.optim.Adam(groups, weight_decay=self.hparams["weight_decay"])
+        fuse_on_cuda(optimizer)
+        return optimizer
 
     def _gradients(
         self, network: nn.Sequential, x: Tensor, y: Tensor, domain: int
-    ) -> tuple[list[Tensor], dict[str, float]]:
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
         logits, losses = run_domain(network, x, domain)
         risk = F.cross_entropy(logits, y)
         found = gradients(sum(losses.values(), start=risk), trainable(network), self.precision)
-        return found, {name: value.item() for name, value in ({"loss": risk} | losses).items()}
+        return found, {name: wide(value) for name, value in ({"loss": risk} | losses).items()}

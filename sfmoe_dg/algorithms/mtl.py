@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfmoe_dg.algorithms.base import Algorithm, Minibatches
+from sfmoe_dg.algorithms.base import Algorithm, Minibatches, Values
 from sfmoe_dg.algorithms.erm import make_classifier, mean_losses
 from sfmoe_dg.hparams import Hparam, choice
 from sfmoe_dg.models.backbones import build_backbone
@@ -47,7 +47,7 @@ class MTL(Algorithm):
             "mtl_noise": Hparam(True),
         }
 
-    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
+    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         losses, routing_losses = [], []
         for domain, (x, y) in enumerate(minibatches):
             features, routing = self.featurizer.forward_with_losses(x, torch.full_like(y, domain))

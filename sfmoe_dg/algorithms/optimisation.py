@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -60,6 +60,33 @@ def parameter_groups(
     for parameter in parameters:
         groups.setdefault(scales.get(id(parameter), 1.0), []).append(parameter)
     return [{"params": members, "lr": lr * scale} for scale, members in sorted(groups.items())]
+
+
+def optimizers(module: nn.Module) -> Iterator[torch.optim.Optimizer]:
+    """Those that an algorithm has as attributes."""
+    return (value for value in vars(module).values() if isinstance(value, torch.optim.Optimizer))
+
+
+def fuse_on_cuda(optimizer: torch.optim.Optimizer) -> None:
+    """Let Adam take its step in one kernel for all weights where they are on CUDA; idempotent.
+
+    Elsewhere it steps as torch chooses by itself: the fused step on the CPU rounds otherwise, and records would change.
+    """
+    if isinstance(optimizer, torch.optim.Adam):
+        weights = [p for group in optimizer.param_groups for p in group["params"]]
+        set_fused(optimizer, all(p.is_cuda and p.is_floating_point() for p in weights))
+
+
+def set_fused(optimizer: torch.optim.Adam, fused: bool) -> None:
+    """What ``fused`` in the constructor does, later; the running means stay, the counts of steps move along."""
+    for group in optimizer.param_groups:
+        group["fused"] = fused or None
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            if "step" in state:
+                state["step"] = state["step"].to(parameter.device if fused else "cpu")
+    # By this the gradient scaler of float16 knows that it need not look at the gradients before the step.
+    optimizer._step_supports_amp_scaling = fused
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> None:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfmoe_dg.algorithms.base import Minibatches
+from sfmoe_dg.algorithms.base import Minibatches, Values
 from sfmoe_dg.algorithms.erm import ERM
 from sfmoe_dg.hparams import Hparam, uniform
 
@@ -31,7 +31,7 @@ class RSC(ERM):
             "rsc_b_drop_factor": Hparam(1 / 3, uniform(0, 0.5)),
         }
 
-    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
+    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         forward = self.forward_domains(minibatches)
         features, labels = torch.cat(forward.features), forward.all_labels
         kept = self._kept(features, self.classifier(features), labels)

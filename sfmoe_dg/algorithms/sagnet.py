@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfmoe_dg.algorithms.base import Minibatches
+from sfmoe_dg.algorithms.base import Minibatches, Values, unread
 from sfmoe_dg.algorithms.erm import ERM, make_classifier, mean_losses
+from sfmoe_dg.algorithms.gradients import from_host
 from sfmoe_dg.hparams import Hparam, log10_uniform
 
 
@@ -39,7 +40,7 @@ class SagNet(ERM):
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
         return super().hparam_table(dataset) | {"sag_w_adv": Hparam(0.1, log10_uniform(-2, 1))}
 
-    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
+    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         first = self.forward_domains(minibatches)
         labels = first.all_labels
         loss_c = F.cross_entropy(self.classifier(randomize_style(torch.cat(first.features))), labels)
@@ -57,7 +58,7 @@ class SagNet(ERM):
 
         losses = {"loss_c": loss_c, "loss_s": loss_s, "loss_adv": loss_adv}
         losses |= mean_losses([first.routing_losses, third.routing_losses])
-        return {name: value.item() for name, value in losses.items()}
+        return unread(losses)
 
 
 EPSILON = 1e-5
@@ -83,4 +84,4 @@ def randomize_content(x: Tensor) -> Tensor:
 
 def _draw(x: Tensor) -> tuple[Tensor, Tensor]:
     """How much of a row's own style stays [B, 1], and the other row [B]; drawn on the CPU, like upstream."""
-    return torch.rand(len(x), 1).to(x.device, x.dtype), torch.randperm(len(x)).to(x.device)
+    return from_host(torch.rand(len(x), 1).to(x.dtype), x), from_host(torch.randperm(len(x)), x)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sfmoe_dg.algorithms.base import Minibatches
+from sfmoe_dg.algorithms.base import Minibatches, Values, unread
 from sfmoe_dg.algorithms.erm import ERM
 from sfmoe_dg.hparams import Hparam, choice
 
@@ -27,7 +27,7 @@ class SAM(ERM):
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
         return super().hparam_table(dataset) | {"sam_rho": Hparam(0.05, choice(0.01, 0.02, 0.05, 0.1))}
 
-    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
+    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         forward = self.forward_domains(minibatches)
         loss, logged = self.objective(forward)
         self.optimizer.zero_grad()
@@ -50,7 +50,7 @@ class SAM(ERM):
                 parameter.sub_(move)
         self.take_steps(self.optimizer)
         logged = {"loss": loss, "loss_worst": worst_loss} | logged | forward.routing_losses
-        return {name: value.item() for name, value in logged.items()}
+        return unread(logged)
 
 
 @torch.no_grad()

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfmoe_dg.algorithms.base import Minibatches
+from sfmoe_dg.algorithms.base import Minibatches, Values
 from sfmoe_dg.algorithms.erm import ERM
-from sfmoe_dg.algorithms.gradients import require_batch_of_two
+from sfmoe_dg.algorithms.gradients import from_host, require_batch_of_two
 
 
 class SelfReg(ERM):
@@ -39,22 +39,22 @@ class SelfReg(ERM):
         super().check_hparams(hparams, where)
         require_batch_of_two(hparams, "SelfReg's batch norms need at least 2 images", where)
 
-    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
+    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         share = float(np.random.beta(0.5, 0.5))
         sizes = torch.tensor([len(x) for x, _ in minibatches])
         labels, order = torch.sort(torch.cat([y for _, y in minibatches]))
-        domains = torch.arange(len(minibatches)).repeat_interleave(sizes).to(order.device)
+        domains = from_host(torch.arange(len(minibatches)).repeat_interleave(sizes), order)
         images = torch.cat([x for x, _ in minibatches])
         features, routing_losses = self.featurizer.forward_with_losses(images[order], domains[order])
         logits = self.classifier(features)
         risk = F.cross_entropy(logits, labels)
         penalty = self._distances(features, logits, labels, share)
-        loss = risk + min(risk.item(), 1.0) * penalty
+        loss = risk + risk.detach().clamp(max=1.0) * penalty
         return self.step(self.optimizer, loss, routing_losses, nll=risk, penalty=penalty)
 
     def _distances(self, features: Tensor, logits: Tensor, labels: Tensor, share: float) -> Tensor:
         projected = self.cdpl(features)
-        one, other = (order.to(labels.device) for order in two_shuffles_within(labels))
+        one, other = (from_host(order, labels) for order in two_shuffles_within(labels))
         mixed_logits = share * logits[one] + (1 - share) * logits[other]
         mixed_features = share * projected[one] + (1 - share) * projected[other]
         individual = F.mse_loss(logits, logits[one]) + self.feature_weight * F.mse_loss(features, projected[one])

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sfmoe_dg.algorithms.base import Minibatches
+from sfmoe_dg.algorithms.base import Minibatches, Values
 from sfmoe_dg.algorithms.erm import ERM
 from sfmoe_dg.hparams import Hparam
 from sfmoe_dg.weight_average import MovingAverage
@@ -33,7 +33,7 @@ class SMA(ERM):
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
         return super().hparam_table(dataset) | {"sma_start_iter": Hparam(100)}
 
-    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
+    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         values = super().update(minibatches)
         self.average.update(self.network)
         return values

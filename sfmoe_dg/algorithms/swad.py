@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfmoe_dg.algorithms.base import Minibatches
+from sfmoe_dg.algorithms.base import Minibatches, Values
 from sfmoe_dg.algorithms.erm import ERM
 from sfmoe_dg.hparams import Hparam, require_positive
 from sfmoe_dg.weight_average import LossValley, RunningMean, move_towards, tensors
@@ -30,6 +30,7 @@ class SWAD(ERM):
 
     paper = "Cha et al., SWAD: Domain Generalization by Seeking Flat Minima, 2021"
     parallel_modes = ("ddp",)
+    on_host = ("averaged",)
     averaged: Tensor
 
     def __init__(
@@ -61,7 +62,7 @@ class SWAD(ERM):
     def needs_validation_loss(self) -> bool:  # type: ignore[override]
         return not self.valley.over
 
-    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
+    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         if self.valley.over:
             return {}
         values = super().update(minibatches)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfmoe_dg.algorithms.base import Minibatches
+from sfmoe_dg.algorithms.base import Minibatches, Values, unread
 from sfmoe_dg.algorithms.erm import ERM, make_classifier, mean_losses
 from sfmoe_dg.hparams import Hparam, choice, log10_uniform, require_positive, uniform
 
@@ -58,7 +58,7 @@ class Transfer(ERM):
         super().check_hparams(hparams, where)
         require_positive(hparams, ["delta", "d_steps_per_g", "lr_d"], where)
 
-    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
+    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         forward = self.forward_domains(minibatches)
         loss = F.cross_entropy(forward.all_logits, forward.all_labels)
         self.descend(sum(forward.routing_losses.values(), start=loss), self.optimizer)
@@ -71,7 +71,7 @@ class Transfer(ERM):
             self.descend(-gap, self.adv_opt)
             project_into_ball(self.adv_classifier, self.classifier, self.hparams["delta"])
         losses = {"loss": loss, "gap": gap} | mean_losses([forward.routing_losses, routing_losses])
-        return {name: value.item() for name, value in losses.items()}
+        return unread(losses)
 
     def _gap(self, minibatches: Minibatches, train_featurizer: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
         """``t_lambda`` times the gap of the domains' losses under the adversarial classifier, and routing losses."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfmoe_dg.algorithms.base import Forward, Minibatches
+from sfmoe_dg.algorithms.base import Forward, Minibatches, Values
 from sfmoe_dg.algorithms.erm import ERM
 from sfmoe_dg.algorithms.gradients import in_full_precision
 from sfmoe_dg.errors import UserError
@@ -58,7 +58,7 @@ class TRM(ERM):
             "groupdro_eta": Hparam(1e-2, log10_uniform(-3, -1)),
         }
 
-    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
+    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         forward = self.forward_domains(minibatches)
         risk = F.cross_entropy(forward.all_logits, forward.all_labels)
         transfer = risk.new_zeros(())

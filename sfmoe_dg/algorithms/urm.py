@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfmoe_dg.algorithms.base import Minibatches
+from sfmoe_dg.algorithms.base import Minibatches, Values
 from sfmoe_dg.algorithms.common_hparams import LEARNS_FROM_SCRATCH
 from sfmoe_dg.algorithms.erm import ERM
 from sfmoe_dg.hparams import Hparam, choice, log10_uniform, uniform
@@ -65,7 +65,7 @@ class URM(ERM):
             "urm_discriminator_lr": rates,
         }
 
-    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
+    def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         forward = self.forward_domains(minibatches)
         features = torch.cat(forward.features)
         as_noise = self.discriminator(features).squeeze(1)

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import timm
-import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch import Tensor, nn
+from torch import nn
 
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.models import ARCHITECTURES
+from sfmoe_dg.models.featurizer import DinoFeaturizer, FrozenNormFeaturizer, Normalization
+from sfmoe_dg.models.featurizer import Featurizer as Featurizer
 from sfmoe_dg.models.mnist_cnn import MLP, MnistCNN
 from sfmoe_dg.models.moe import moe_layers
 from sfmoe_dg.models.pretrained import has_weights, load_pretrained
-from sfmoe_dg.registry import nearest
-
-Normalization = tuple[tuple[float, ...], tuple[float, ...]]
+from sfmoe_dg.registry import Registry, nearest
 
 TIMM_NAMES: Mapping[str, tuple[str, str]] = {
     "resnet18": ("resnet18.tv_in1k", "ResNet-18, torchvision's ImageNet weights, as in DomainBed"),
@@ -37,6 +36,13 @@ OWN_NAMES: Mapping[str, str] = {
     "mnist_cnn": "DomainBed's four-layer CNN for 28 px pictures",
 }
 
+BACKBONES: Registry[Callable[[tuple[int, ...], Mapping[str, Any]], Featurizer]] = Registry(
+    "backbone", "sfmoe_dg.backbones"
+)
+"""Third parties' backbones: functions of the input shape and the hyper-parameters that return a :class:`Featurizer`;
+the first lines of their docstrings say what it is. They are entry points of the group ``sfmoe_dg.backbones``, or
+registered by a ``--plugin``. What ``pretrained`` means is theirs to say. Ours go into timm's registry."""
+
 MOE_HPARAMS: Mapping[str, str] = {
     "num_experts": "num_experts",
     "top_k": "top_k",
@@ -52,71 +58,22 @@ MOE_HPARAMS: Mapping[str, str] = {
 """Hyper-parameters of mixtures of experts and the argument each becomes; "default" leaves it to the model."""
 
 
-class Featurizer(nn.Module):
-    """A backbone without classifier.
-
-    Attributes:
-        n_outputs: width of the features.
-        normalization: (mean, std) per input channel that pictures in [0, 1] should be normalised with.
-    """
-
-    network: Any
-
-    def __init__(self, network: nn.Module, n_outputs: int, normalization: Normalization, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.network = network
-        self.n_outputs = n_outputs
-        self.normalization = normalization
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Pictures ``[B, C, H, W]`` (or vectors ``[B, D]``) → features ``[B, n_outputs]``."""
-        return self.dropout(self.network(x))
-
-    @property
-    def uses_domains(self) -> bool:
-        """Whether :meth:`forward_with_losses` wants to know the training domain of every picture."""
-        return bool(getattr(self.network, "uses_domains", False))
-
-    def forward_with_losses(self, x: Tensor, domains: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The features, and the weighted scalar routing losses by name; empty for dense networks.
-
-        ``domains`` are indices of training domains, int64 ``[B]``; only networks that use them look at them.
-        """
-        if hasattr(self.network, "forward_with_losses"):
-            known = {"domains": domains} if self.uses_domains else {}
-            x, losses = self.network.forward_with_losses(x, **known)
-            return self.dropout(x), losses
-        return self(x), {}
-
-
-class FrozenNormFeaturizer(Featurizer):
-    """A convolutional featurizer whose batch norms keep their statistics in training (``freeze_bn``)."""
-
-    def train(self, mode: bool = True) -> FrozenNormFeaturizer:
-        super().train(mode)
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
-        return self
-
-
-class DinoFeaturizer(Featurizer):
-    """Class tokens of DINOv2's last four blocks and the mean patch of the last, as DomainBed uses it."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        layers = self.network.get_intermediate_layers(x, n=4, return_prefix_tokens=True, norm=True)
-        tokens = [prefix[:, 0] for _, prefix in layers]
-        return self.dropout(torch.cat([*tokens, layers[-1][0].mean(1)], 1))
-
-
 def known_backbones() -> dict[str, str]:
     """Names and one-line descriptions, without timm's thousand others."""
     ours = {}
     for module in ARCHITECTURES:
         for name in timm.list_models(module=module.__name__.rpartition(".")[2]):
             ours[name] = (timm.model_entrypoint(name).__doc__ or "").strip().splitlines()[0]
-    return {**OWN_NAMES, **dict(sorted(ours.items())), **{name: text for name, (_, text) in TIMM_NAMES.items()}}
+    timms = {name: text for name, (_, text) in TIMM_NAMES.items()}
+    return {**OWN_NAMES, **dict(sorted(ours.items())), **timms, **{name: _what_it_is(name) for name in BACKBONES}}
+
+
+def _what_it_is(name: str) -> str:
+    """A registered backbone in one line, or why it cannot be had."""
+    try:
+        return (BACKBONES.load(name).__doc__ or "no description").strip().splitlines()[0]
+    except UserError as error:
+        return str(error)
 
 
 def build_backbone(
@@ -146,7 +103,11 @@ def build_backbone(
     }
     if name in ("mlp", "mnist_cnn"):
         _refuse_moe(name, moe_kwargs)
+        if isinstance(hparams.get("pretrained"), str):
+            raise UserError(f"backbone {name!r} takes no pretrained weights, and so not {hparams['pretrained']!r}")
         return _small_network(name, input_shape, hparams)
+    if name in BACKBONES:
+        return _registered_network(name, input_shape, hparams, moe_kwargs)
     if len(input_shape) != 3:
         raise UserError(f"backbone {name!r} wants pictures, but the input shape is {tuple(input_shape)}; use 'mlp'")
     network = _timm_network(name, input_shape, hparams, moe_kwargs, num_domains)
@@ -202,6 +163,22 @@ def _small_network(name: str, input_shape: tuple[int, ...], hparams: Mapping[str
         network = MnistCNN(input_shape[0])
     # DomainBed feeds both without normalisation.
     return Featurizer(network, network.num_features, ((0.0,) * input_shape[0], (1.0,) * input_shape[0]))
+
+
+def _registered_network(
+    name: str, input_shape: tuple[int, ...], hparams: Mapping[str, Any], moe_kwargs: Mapping[str, Any]
+) -> Featurizer:
+    build = BACKBONES.load(name)
+    if name in OWN_NAMES or name in TIMM_NAMES or timm.is_model(name):
+        raise UserError(f"backbone {name!r} of module {build.__module__} is also one of sfmoe-dg or timm; rename it")
+    featurizer = build(input_shape, hparams)
+    if not isinstance(featurizer, Featurizer):
+        raise UserError(
+            f"backbone {name!r} is built as a {type(featurizer).__name__}; {build.__module__} must return a Featurizer"
+        )
+    if not hasattr(featurizer.network, "forward_with_losses"):
+        _refuse_moe(name, moe_kwargs)
+    return featurizer
 
 
 def _timm_network(

@@ -8,6 +8,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +67,32 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
             state: Any = load_file(str(path))
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise UserError(f"pretrained weights in {path} cannot be read ({_short(error)})") from None
-    except Exception as error:  # safetensors has an exception class of its own
-        raise UserError(f"pretrained weights in {path} cannot be read ({_short(error)})") from None
+            state = load_torch(path)
+    except Exception as error:  # of torch's, pickle's and safetensors' own classes
+        raise UserError(
+            f"pretrained weights in {path} cannot be read ({_short(error)}); give a .safetensors or .pth file"
+        ) from None
     for key in ("model", "state_dict", "model_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"pretrained weights in {path} are not a dictionary of tensors")
     return state
+
+
+def load_torch(path: Path) -> Any:
+    """The content of a torch file, on the CPU: tensors, numbers, texts and containers; nothing in it is ever run.
+
+    Raises:
+        ValueError: if the file is none, or holds anything else.
+        OSError, RuntimeError, EOFError: if it cannot be read or is damaged.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle protocol of files that are refused right after
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError("it is no torch file, or holds Python objects, which are never run") from None
 
 
 def weights_file(config: dict[str, Any], name: str) -> Path:

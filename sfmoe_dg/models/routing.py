@@ -220,7 +220,9 @@ def _kept(
     capacities = alloc.group_capacities(
         num_tokens, group_size, options.num_experts, top_k, ratio, options.rounding, options.min_capacity
     )
-    capacity_G = torch.tensor(capacities, dtype=torch.int64, device=experts_TK.device)
+    # All but the last are equal; filled in where it is needed, since sending a list there waits for the device.
+    capacity_G = torch.full((len(capacities),), max(capacities, default=0), device=experts_TK.device)
+    capacity_G[-1:] = capacities[-1] if capacities else 0
     slots_TK = alloc.allocate(
         experts_TK, chosen_TK.detach(), group_size, options.num_experts, options.allocation, options.priority
     )

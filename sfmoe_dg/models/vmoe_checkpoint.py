@@ -92,7 +92,8 @@ class ShardedCheckpoint:
         path = self.index_path
         if not path.is_file():
             near = sorted(str(p) for p in path.parent.glob(f"{self.prefix.name}*.index"))
-            raise UserError(f"{path} does not exist{'; there is ' + _few(near) if near else ''}")
+            found = f"there is {_few(near)}" if near else "give the checkpoint's path without .index"
+            raise UserError(f"{path} does not exist; {found}")
         if path.stat().st_size > _MAX_INDEX:
             raise self._foreign(f"it is larger than {_MAX_INDEX >> 20} MiB")
         try:

@@ -1,5 +1,6 @@
 """Schedule, layer-wise decay and clipping, by hand; off by default."""
 
+import copy
 import math
 from itertools import pairwise
 
@@ -7,8 +8,9 @@ import pytest
 import torch
 
 from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
-from sfmoe_dg.algorithms.optimisation import clip_gradients, lr_factor, set_lr_factor
+from sfmoe_dg.algorithms.optimisation import clip_gradients, lr_factor, set_fused, set_lr_factor
 from sfmoe_dg.errors import UserError
+from sfmoe_dg.resume import capture, restore
 
 
 def make(**overrides):
@@ -90,3 +92,65 @@ def test_values_that_cannot_be(name, value):
     hparams = default_hparams("ERM", "StyledDigits") | {name: value}
     with pytest.raises(UserError, match=name):
         ALGORITHMS.load("ERM").check_hparams(hparams, "--hparams")
+
+
+def trained(optimizer, weight, steps):
+    """``weight`` after so many more steps along gradients that the number of the step decides."""
+    for _ in range(steps):
+        weight.grad = torch.linspace(-1, 2, len(weight)) * (weight.detach() + 1)
+        optimizer.step()
+    return weight.detach().clone()
+
+
+def test_fusing_adam_keeps_what_it_remembers():
+    """Switched on after two steps and off again after two more, it goes where one goes that was never switched."""
+    ends = []
+    for switched in (False, True):
+        weight = torch.nn.Parameter(torch.linspace(0, 1, 7))
+        optimizer = torch.optim.Adam([weight], lr=0.1, weight_decay=0.01)
+        trained(optimizer, weight, 2)
+        if switched:
+            set_fused(optimizer, True)
+            assert optimizer.param_groups[0]["fused"]
+        trained(optimizer, weight, 2)
+        if switched:
+            set_fused(optimizer, False)
+            assert optimizer.param_groups[0]["fused"] is None
+        ends.append(trained(optimizer, weight, 2))
+        assert optimizer.state[weight]["step"] == 6
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-5, atol=1e-6)
+
+
+def test_the_scaler_of_float16_steps_with_a_fused_adam():
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.Adam([weight], lr=0.1)
+    set_fused(optimizer, True)
+    scaler = torch.amp.GradScaler("cpu")
+    for gradient, expected in ((float("inf"), 1.0), (2.0, 0.9)):
+        # An overflow moves nothing; Adam's first step is of the length of the learning rate.
+        optimizer.zero_grad()
+        scaler.scale((weight * gradient).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        torch.testing.assert_close(weight.detach(), torch.full((3,), expected))
+
+
+def test_adam_is_fused_on_cuda_only():
+    """On the CPU the fused step rounds otherwise than upstream's."""
+    assert make().optimizer.param_groups[0]["fused"] is None
+
+
+def test_a_state_saved_on_cuda_is_fitted_to_the_cpu():
+    model = make()
+    model.update(batches())
+    set_fused(model.optimizer, True)
+    # In earnest there is a file between the two.
+    saved = copy.deepcopy(capture(model))
+    other = make()
+    restore(other, saved)
+    assert other.optimizer.param_groups[0]["fused"] is None
+    for one in (model, other):
+        one.fit_optimizers()
+        torch.manual_seed(2)
+        one.update(batches())
+    assert all(map(torch.equal, model.parameters(), other.parameters()))

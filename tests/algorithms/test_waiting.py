@@ -1,0 +1,122 @@
+"""No update waits for the device, and where one must, it is known which.
+
+Without a GPU: on the ``meta`` device tensors have shapes and no values, so that reading one raises, and a copy between
+it and the CPU is seen on the way. The one thing this cannot see is the split of tokens among experts, for which
+``Groups.bounds`` has a substitute there; on CUDA bf16 does not ask for it (``grouped_linear``).
+"""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
+
+CLASSES, DOMAINS, BATCH = 5, 3, 4
+
+READS = {
+    "TRM": "reads how far its Neumann series has grown",
+    "CAD": "reads whether any image has a partner",
+    "CondCAD": "as CAD",
+    "RDM": "reads which domain is the worst",
+    "SelfReg": "shuffles images of a class on the CPU",
+    "ADRMX": "draws images of a class on the CPU",
+    "EQRM": "finds the quantile on the CPU",
+}
+"""Objectives that look at numbers of their batch in every update, as upstream's do."""
+
+DRAWS = ("SagNet", "MixStyle", "SelfReg")
+"""Objectives that draw on the CPU, like upstream, and send what they drew."""
+
+EARLY = {"irm_penalty_anneal_iters", "vrex_penalty_anneal_iters", "ib_penalty_anneal_iters", "penalty_anneal_iters"}
+EARLY |= {"iters", "linear_steps", "eqrm_burnin_iters", "rdm_penalty_anneal_iters"}
+
+
+class Copies(TorchDispatchMode):
+    """Notes operations between devices; a number (0-dimensional, on the CPU) takes part in any kernel."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        tensors = [t for t in tree_leaves((args, kwargs, result)) if isinstance(t, torch.Tensor)]
+        if len({t.device.type for t in tensors if t.dim() or t.is_meta}) > 1:
+            self.found.add(str(func))
+        return result
+
+
+def on_meta(name, backbone, **overrides):
+    """An algorithm on ``meta``, its penalties at work from the second update on."""
+    table = default_hparams(name, "PACS")
+    hparams = table | {"backbone": backbone, "pretrained": False, "batch_size": BATCH}
+    hparams |= {key: 1 for key in EARLY if key in table} | overrides
+    algorithm = ALGORITHMS.load(name)((3, 32, 32), CLASSES, DOMAINS, hparams)
+    before = dict(algorithm.named_parameters(remove_duplicate=False))
+    algorithm.to("meta")
+    moved = {id(before[key]): p for key, p in algorithm.named_parameters(remove_duplicate=False)}
+    for optimizer in vars(algorithm).values():
+        if isinstance(optimizer, torch.optim.Optimizer):
+            for group in optimizer.param_groups:
+                # Unlike CUDA, meta makes new parameters.
+                group["params"] = [moved[id(p)] for p in group["params"]]
+    return algorithm
+
+
+def three_updates(algorithm):
+    batch = [
+        (torch.randn(BATCH, 3, 32, 32, device="meta"), torch.zeros(BATCH, dtype=torch.int64, device="meta"))
+        for _ in range(DOMAINS)
+    ]
+    with Copies() as copies:
+        for step in range(3):
+            algorithm.schedule(step, 3)
+            values = algorithm.update(batch)
+    return copies.found, values
+
+
+def test_this_would_notice():
+    """Reading a value raises, and a tensor that is sent is seen."""
+    with pytest.raises(RuntimeError, match="meta"):
+        torch.zeros((), device="meta").item()
+    with Copies() as copies:
+        torch.zeros(3).to("meta")
+    assert copies.found
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "vit_tiny_32", "sf_moe_tiny_32"])
+def test_erm_leaves_everything_on_the_device(backbone):
+    algorithm = on_meta("ERM", backbone)
+    copies, values = three_updates(algorithm)
+    assert not copies
+    assert values
+    assert all(value.is_meta and not value.requires_grad for value in values.values())
+    assert all(state["exp_avg"].is_meta for state in algorithm.optimizer.state.values())
+
+
+@pytest.mark.parametrize("name", ["VMoE", "GMoE", "WideNet", "CondMoE", "HybridSFMoE"])
+def test_no_architecture_waits(name):
+    limited = {"capacity_ratio": 1.05} if name in ("VMoE", "GMoE") else {}
+    assert not three_updates(on_meta(name, default_hparams(name, "StyledDigits")["backbone"], **limited))[0]
+
+
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name not in READS])
+def test_no_objective_waits_but_those_that_must(name):
+    backbone = {"MixStyle": "resnet18", "VMoE": "v_moe_tiny_32"}.get(name, "vit_tiny_32")
+    copies, _ = three_updates(on_meta(name, backbone))
+    assert copies <= ({"aten._to_copy.default"} if name in DRAWS else set())
+
+
+@pytest.mark.parametrize("name", list(READS))
+def test_those_that_must_are_the_ones_named(name):
+    with pytest.raises((RuntimeError, NotImplementedError), match=r"(?i)meta"):
+        three_updates(on_meta(name, "vit_tiny_32"))
+
+
+def test_counters_stay_where_looking_is_free():
+    for name, path in (("IRM", "update_count"), ("DANN", "update_count"), ("SWAD", "averaged")):
+        algorithm = on_meta(name, "vit_tiny_32")
+        assert algorithm.get_buffer(path).device.type == "cpu"
+        assert path in algorithm.state_dict()
+    assert on_meta("SMA", "vit_tiny_32").average.num_updates.device.type == "cpu"
