@@ -1,6 +1,7 @@
-"""Third-party modules that register more algorithms, backbones or data sets when they are imported.
+"""Third-party modules that register more of anything when they are imported: what ``--plugin`` names.
 
-``domainbed=DIR`` is not a module: it registers the algorithms of a DomainBed checkout.
+``domainbed=DIR`` is not a module: it registers the algorithms of a DomainBed checkout. Packages that are installed need
+no flag if they have entry points (see ``registry.py`` and docs/extending.md).
 """
 
 from __future__ import annotations
@@ -8,38 +9,57 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from sfmoe_dg.compat.domainbed import PLUGIN, register_algorithms
 from sfmoe_dg.errors import UserError
+from sfmoe_dg.registry import what_happened
 
 
 def load_plugins(plugins: Sequence[str]) -> None:
-    """Import modules (by name, or by path if it ends in .py) that register more algorithms or backbones.
+    """Import modules (by name, or by path if it ends in .py), each once.
 
     Raises:
-        UserError: for one that does not exist.
+        UserError: for one that does not exist, and for one that raises, with what and where.
     """
     for plugin in plugins:
         if plugin.startswith(PLUGIN):
             register_algorithms(plugin[len(PLUGIN) :])
             continue
         if not plugin.endswith(".py"):
-            try:
-                importlib.import_module(plugin)
-            except ModuleNotFoundError as error:
-                raise UserError(f"plugin {plugin!r} cannot be imported: {error}") from None
+            _load(plugin, partial(importlib.import_module, plugin))
             continue
         path = Path(plugin).resolve()
-        name = f"sfmoe_dg_plugin_{path.stem}"
-        if name in sys.modules:
-            continue
         if not path.is_file():
             raise UserError(f"plugin file {plugin} does not exist; give a module's name or a path that ends in .py")
-        module_spec = importlib.util.spec_from_file_location(name, path)
-        assert module_spec is not None
-        assert module_spec.loader is not None
-        module = importlib.util.module_from_spec(module_spec)
-        sys.modules[name] = module
+        _load(plugin, partial(_import_file, path))
+
+
+def _load(plugin: str, load: Callable[[], object]) -> None:
+    try:
+        load()
+    except UserError:
+        raise
+    except Exception as error:  # somebody else's code: anything can happen in it
+        raise UserError(f"plugin {plugin!r} cannot be imported: {what_happened(error)}") from error
+
+
+def _import_file(path: Path) -> None:
+    name = f"sfmoe_dg_plugin_{path.stem}"
+    if name in sys.modules:
+        if sys.modules[name].__file__ != str(path):
+            raise UserError(f"plugins {sys.modules[name].__file__} and {path} have the same name; rename one of them")
+        return
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[name] = module
+    try:
         module_spec.loader.exec_module(module)
+    except BaseException:
+        # As Python does it: a module that was only half executed is not there.
+        del sys.modules[name]
+        raise

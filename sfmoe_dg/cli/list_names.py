@@ -1,29 +1,42 @@
-"""List algorithms with what they need, backbones or data sets."""
+"""List algorithms with what they need, backbones, data sets, launchers, loggers or analyses."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sfmoe_dg.errors import UserError
+from sfmoe_dg.registry import Registry, open_registry, package_of
 
 if TYPE_CHECKING:
     from sfmoe_dg.algorithms.base import Algorithm
 
+T = TypeVar("T")
+
 EXAMPLE = """example:
   sfmoe-dg list algorithms
-  sfmoe-dg list algorithms --format markdown    (the table of README.md)
+  sfmoe-dg list algorithms --format markdown    # the table of README.md
+  sfmoe-dg list backbones --plugin my_backbone.py
+
+What other installed packages offer is listed too, with the package. The exit code is 1 if any of it cannot be loaded.
 """
 
 TITLES = {
     "algorithms": ("algorithm", "paper", "year", "needs"),
     "backbones": ("backbone", "what it is"),
     "datasets": ("data set", "classes", "where", "domains"),
+    "launchers": ("launcher", "what it does"),
+    "loggers": ("logger", "what it does"),
+    "analyses": ("analysis", "what it shows"),
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=tuple(TITLES))
-    parser.add_argument("--format", choices=("text", "markdown"), default="text")
+    parser.add_argument("what", metavar="WHAT", choices=tuple(TITLES), help=f"one of {', '.join(TITLES)}")
+    parser.add_argument("--format", choices=("text", "markdown"), default="text", help="default: %(default)s")
     parser.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="module or .py to import")
 
 
@@ -31,10 +44,31 @@ def run(args: argparse.Namespace) -> int:
     from sfmoe_dg.plugins import load_plugins
 
     load_plugins(args.plugin)
-    rows = {"algorithms": algorithm_rows, "backbones": _backbones, "datasets": _datasets}[args.what]()
+    registry = open_registry(args.what)
+    broken = list(_broken(registry))
+    for problem in broken:
+        print(f"sfmoe-dg: note: {problem}", file=sys.stderr)
+    describe = {"algorithms": algorithm_rows, "backbones": _backbones, "datasets": _datasets}.get(args.what)
+    rows = describe() if describe else _with_docstrings(registry)
     for line in markdown(TITLES[args.what], rows) if args.format == "markdown" else align(rows):
         print(line)
-    return 0
+    return 1 if broken else 0
+
+
+def _broken(registry: Registry[Any]) -> Iterator[str]:
+    """What other packages offer and cannot be had, a sentence each."""
+    for name in registry.offers:
+        try:
+            registry.load(name)
+        except UserError as error:
+            yield str(error)
+
+
+def _loaded(registry: Registry[T]) -> Iterator[tuple[str, T, tuple[str, ...]]]:
+    """Names, objects, and the package of those that another package offers; without those that cannot be had."""
+    for name in registry:
+        with suppress(UserError):
+            yield name, registry.load(name), tuple(f"from {package_of(p)}" for p in registry.offers.get(name, ()))
 
 
 def algorithm_rows() -> list[tuple[str, ...]]:
@@ -42,11 +76,10 @@ def algorithm_rows() -> list[tuple[str, ...]]:
     from sfmoe_dg.algorithms import ALGORITHMS
 
     rows: list[tuple[str, ...]] = []
-    for name in ALGORITHMS:
-        algorithm = ALGORITHMS.load(name)
+    for name, algorithm, package in _loaded(ALGORITHMS):
         paper, _, year = algorithm.paper.rpartition(", ")
         named = (paper, year) if year.isdecimal() else (algorithm.paper, "")
-        rows.append((name, *named, "; ".join(_needs(algorithm))))
+        rows.append((name, *named, "; ".join([*_needs(algorithm), *package])))
     return rows
 
 
@@ -72,20 +105,32 @@ def _own_backbone(algorithm: type[Algorithm]) -> str:
 
 
 def _backbones() -> list[tuple[str, ...]]:
-    from sfmoe_dg.models.backbones import known_backbones
+    from sfmoe_dg.models.backbones import BACKBONES, known_backbones
 
-    return list(known_backbones().items())
+    packages = {name: package for name, _, package in _loaded(BACKBONES)}
+    return [(name, "; ".join([text, *packages.get(name, ())])) for name, text in known_backbones().items()]
 
 
 def _datasets() -> list[tuple[str, ...]]:
     from sfmoe_dg.data.catalog import CATALOG
 
     rows: list[tuple[str, ...]] = []
-    for name, entry in CATALOG.items():
+    for name, entry, package in _loaded(CATALOG):
         domains = ", ".join(entry.domains) or "your own folders"
         classes = f"{entry.num_classes} classes" if entry.num_classes else "your own classes"
         where = f"data_dir/{entry.folder}" if entry.folder else "data_dir" if entry.needs_data_dir else "no files"
-        rows.append((name, classes, where, domains))
+        rows.append((name, classes, where, "; ".join([domains, *package])))
+    return rows
+
+
+def _with_docstrings(registry: Registry[Any]) -> list[tuple[str, ...]]:
+    """Names and the first lines of docstrings: an analysis is a function that its file's docstring describes."""
+    rows: list[tuple[str, ...]] = []
+    for name, found, package in _loaded(registry):
+        # One of ours is described by its file, a plug-in by itself: its file may hold several.
+        docs = (found.__doc__, sys.modules[found.__module__].__doc__)
+        text = next(filter(None, docs if package else docs[::-1]), "no description")
+        rows.append((name, "; ".join([text.strip().splitlines()[0], *package])))
     return rows
 
 

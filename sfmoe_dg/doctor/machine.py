@@ -1,0 +1,158 @@
+"""Software and devices: what is installed, in which version, and whether torch can compute with what is there."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+from typing import Any
+
+from sfmoe_dg import __version__
+from sfmoe_dg.doctor import Finding, Probe, ok, problem, warning
+from sfmoe_dg.launch.pool import available_cores
+
+OLDEST_PYTHON = (3, 10)
+DISTRIBUTION = "sfmoe-dg"
+SHOWN = ("torch", "torchvision", "timm", "numpy", "pandas")
+"""Packages whose versions are always told; of the other dependencies only what is wrong with them."""
+MEND = "pip install --upgrade"
+
+
+def probes() -> list[Probe]:
+    late = problem("devices", "torch does not come to an answer; a device may hang: try CUDA_VISIBLE_DEVICES='' first")
+    return [
+        Probe("python", python),
+        Probe("packages", packages),
+        Probe("devices", devices, seconds=60.0, late=late),
+        Probe("cpu", cpu),
+    ]
+
+
+def python() -> Iterator[Finding]:
+    text = f"Python {platform.python_version()} in {sys.prefix}, sfmoe-dg {__version__}"
+    if sys.version_info < OLDEST_PYTHON:
+        oldest = ".".join(map(str, OLDEST_PYTHON))
+        yield problem("python", f"{text}: at least {oldest} is needed; make the environment with a newer Python")
+    else:
+        yield ok("python", text)
+
+
+def packages() -> Iterator[Finding]:
+    """Every dependency: there, and new enough."""
+    needed = oldest_versions()
+    for name in dict.fromkeys((*SHOWN, *needed)):
+        oldest = needed.get(name, "")
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            yield problem("packages", f"{name} is not installed, so nothing can be trained; {MEND} '{name}>={oldest}'")
+            continue
+        if _numbers(found) < _numbers(oldest):
+            text = f"{name} {found} is older than {oldest}, with which this was tested; {MEND} '{name}>={oldest}'"
+            yield warning("packages", text)
+        elif name in SHOWN:
+            yield ok("packages", f"{name} {found}")
+
+
+def oldest_versions() -> dict[str, str]:
+    """The dependencies and the oldest version of each that is allowed; empty where this package is not installed."""
+    try:
+        lines = requires(DISTRIBUTION) or []
+    except PackageNotFoundError:
+        return {}
+    # With a marker behind ';' they are extras, or a stand-in for old Pythons.
+    found = [re.fullmatch(r"([\w.-]+)>=([\d.]+)", line.replace(" ", "")) for line in lines if ";" not in line]
+    return {match[1]: match[2] for match in found if match}
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """The release of a version; '' is the oldest of all."""
+    release = re.match(r"\d+(\.\d+)*", text)
+    return tuple(int(part) for part in release[0].split(".")) if release else ()
+
+
+def devices() -> Iterator[Finding]:
+    try:
+        import torch
+        import torchvision  # noqa: F401  # its operators fail to load beside another version's torch
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        yield problem("devices", f"torch or torchvision cannot be imported ({reason}); {MEND} torch torchvision")
+        return
+    driver = nvidia_driver()
+    if not torch.cuda.is_available():
+        yield from _without_cuda(torch, driver)
+    else:
+        yield ok("devices", f"CUDA {torch.version.cuda} of torch {torch.__version__}, driver {driver or 'unknown'}")
+        for number in range(torch.cuda.device_count()):
+            yield _cuda_device(torch, number)
+    if torch.backends.mps.is_available():
+        yield ok("devices", "mps: Apple's GPU")
+
+
+def _without_cuda(torch: Any, driver: str) -> Iterator[Finding]:
+    built = f"torch {torch.__version__} is built " + (
+        f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+    )
+    if not driver:
+        yield ok("devices", f"no NVIDIA driver, so runs use the CPU; {built}")
+    elif os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        yield ok("devices", "CUDA_VISIBLE_DEVICES is empty, so runs use the CPU")
+    else:
+        where = "a build of torch for that driver: https://pytorch.org/get-started/locally"
+        yield warning(
+            "devices", f"driver {driver} is there, but {built} and finds no GPU, so runs use the CPU; install {where}"
+        )
+
+
+def _cuda_device(torch: Any, number: int) -> Finding:
+    try:
+        facts = torch.cuda.get_device_properties(number)
+        free, total = torch.cuda.mem_get_info(number)
+        right = (torch.ones(8, device=f"cuda:{number}") * 2).sum().item() == 16
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        return problem("devices", f"cuda:{number} cannot compute ({reason}); use another with CUDA_VISIBLE_DEVICES")
+    text = f"cuda:{number}: {facts.name}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free"
+    if not right:
+        return problem("devices", f"{text}: it computes 8 × 2 wrongly; do not use it")
+    if facts.major < 8:
+        return warning("devices", f"{text}, no fast bf16: --precision bf16 will be slow, use fp32")
+    if free < 2 << 30:
+        return warning("devices", f"{text}: somebody else uses it; choose another with CUDA_VISIBLE_DEVICES")
+    return ok("devices", f"{text}, bf16")
+
+
+def nvidia_driver() -> str:
+    """The version of NVIDIA's driver, or ''."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ""
+    words = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        asked = subprocess.run(words, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    lines = asked.stdout.split()
+    return lines[0] if asked.returncode == 0 and lines else ""
+
+
+def cpu() -> Iterator[Finding]:
+    usable, all_of_them = available_cores(), os.cpu_count() or 1
+    text = f"{usable} of {all_of_them} cores may be used"
+    try:
+        import torch
+    except (ImportError, OSError):
+        yield ok("cpu", text)  # what is wrong with torch is told under devices
+        return
+    threads = torch.get_num_threads()
+    text += f", torch takes {threads} threads"
+    if threads > usable:
+        yield warning("cpu", f"{text}, which get in each other's way; set OMP_NUM_THREADS={usable}")
+    else:
+        yield ok("cpu", text)
