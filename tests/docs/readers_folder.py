@@ -1,0 +1,100 @@
+"""A folder like a reader's own clone of the repository, set up, with small data and a finished study."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from blocks import ROOT
+from PIL import Image
+from shortened import STUDY_LINES
+
+from sfmoe_dg.data.catalog import facts
+
+PACS_CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
+STUDY = "results/quickstart"
+RUNS = ("results/one", "runs/sf_moe")
+_PROGRAMS = {
+    "python": '"$PYTHON" "$@"',
+    "sfmoe-dg": '"$PYTHON" -m sfmoe_dg "$@"',
+}
+_TABLE_1 = ("VLCS", "OfficeHome", "TerraIncognita", "DomainNet")
+
+
+def make_folder(folder: Path) -> Path:
+    """The Makefile, the studies (quickstart shortened), the programs of ``.venv`` and the data sets' folders."""
+    folder.mkdir(parents=True)
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("sweeps", "datasets", "bench"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    quickstart = folder / "sweeps" / "quickstart.toml"
+    text = quickstart.read_text()
+    for entry in STUDY_LINES:
+        text = re.sub(entry.pattern, entry.becomes, text, flags=re.MULTILINE)
+    quickstart.write_text(text)
+    _write_pictures(folder / "DATA" / "PACS", facts("PACS").domains, PACS_CLASSES, 1)
+    _write_pictures(folder / "ROOT", ("one", "two"), ("cat", "dog"), 3)
+    for name in _TABLE_1:
+        (folder / "DATA" / facts(name).folder).mkdir()
+    _write_programs(folder / ".venv")
+    return folder
+
+
+def add_study(folder: Path, finished: Path, page: str) -> None:
+    """The finished study, and its SF-MoE under the names that pages use for a run, unless the page trains that."""
+    shutil.copytree(finished / STUDY, folder / STUDY)
+    for name in RUNS:
+        if f"--output_dir {name}\n" not in page:
+            shutil.copytree(folder / STUDY / sparse_run(finished), folder / name)
+
+
+def sparse_run(folder: Path) -> str:
+    """The name of the folder of the study's SF-MoE."""
+    results = (folder / STUDY).glob("*/results.jsonl")
+    return next(path.parent.name for path in results if '"algorithm": "SFMoE"' in path.read_text())
+
+
+def execute(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A command line through bash, as a reader in this folder would give it."""
+    environment = os.environ | {
+        "PATH": f"{folder / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "PYTHON": sys.executable,
+        "SFMOE_DG_CACHE": str(folder / "cache"),
+    }
+    for name in ("MAKEFLAGS", "MAKELEVEL"):
+        environment.pop(name, None)  # of the make that runs the tests
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def _write_pictures(root: Path, domains: tuple[str, ...], classes: tuple[str, ...], per_class: int) -> None:
+    random = np.random.default_rng(0)
+    for domain in domains:
+        for name in classes:
+            (root / domain / name).mkdir(parents=True)
+            for i in range(per_class):
+                pixels = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / domain / name / f"{i}.jpg")
+
+
+def _write_programs(environment: Path) -> None:
+    """``.venv`` with this interpreter in it, newer than what it is made from, so that make finds it set up."""
+    (environment / "bin").mkdir(parents=True)
+    for name, line in _PROGRAMS.items():
+        program = environment / "bin" / name
+        program.write_text(f"#!/bin/sh\nexec {line}\n")
+        program.chmod(0o755)
+    (environment / ".installed").touch()
