@@ -16,7 +16,7 @@ THREADS  ?= 1
 ARGS     ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data sweep tables figures report test test-slow lint bench clean
+.PHONY: help setup data sweep tables figures report test test-slow lint bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,18 +26,18 @@ setup: $(STAMP) ## create .venv with the tested versions of everything
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo "Python 3.10 or newer is needed; $(PYTHON) is older. Try: make PYTHON=python3.12 setup"; exit 1; }
+	  { echo "Python 3.10 or newer is needed; $(PYTHON) is older. Try: make PYTHON=python3.12 setup" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 data: $(STAMP) ## download, prepare and check data sets (DATASETS="PACS CUB-DG", DATA=); the cards are in datasets/
-	@test -n '$(DATASETS)' -a -n '$(DATA)' || { echo 'say which and where: make data DATASETS="PACS VLCS" DATA=DIR'; exit 2; }
+	@test -n '$(DATASETS)' -a -n '$(DATA)' || { echo 'say which and where: make data DATASETS="PACS VLCS" DATA=DIR' >&2; exit 2; }
 	@plain() { echo "$$1" | tr 'A-Z' 'a-z' | tr -d '_-'; }; status=0; \
 	for name in $(DATASETS); do \
 	  script=; for file in datasets/*.py; do \
 	    if [ "$$(plain "$$(basename "$$file" .py)")" = "$$(plain "$$name")" ]; then script=$$file; fi; done; \
-	  test -n "$$script" || { echo "no script for $$name; there are: $$(ls datasets/*.py | tr '\n' ' ')"; exit 2; }; \
+	  test -n "$$script" || { echo "no script for $$name; there are: $$(ls datasets/*.py | tr '\n' ' ')" >&2; exit 2; }; \
 	  $(BIN)/python "$$script" --out '$(DATA)' $(ARGS) || status=$$?; \
 	done; exit $$status
 
@@ -71,11 +71,21 @@ lint: $(STAMP) ## check style and types
 bench: $(STAMP) ## measure speed, as ratios
 	$(BIN)/python bench/moe_layer.py --threads 1 --cpu-time --models $(ARGS)
 	$(BIN)/python bench/moe_layer.py --threads 1 --cpu-time --width 768 --experts 32 $(ARGS)
+	$(BIN)/python bench/step_stages.py --threads 1
 	$(BIN)/python bench/tiny_twins.py
 	$(BIN)/python bench/sweep_overhead.py
+	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/collect.py --part 16
+	$(BIN)/python bench/scaling.py --figures results/scaling
+	$(BIN)/python bench/sweep_cost.py
 	$(if $(DATA),$(BIN)/python bench/image_folder_steps.py --data_dir '$(DATA)')
 	$(if $(DATA),$(BIN)/python bench/input_path.py --data_dir '$(DATA)')
+	$(if $(DATA),$(BIN)/python bench/whole_run.py --data_dir '$(DATA)')
+
+docs: $(STAMP) ## build the documentation site in site/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --strict $(ARGS)
 
 clean: ## remove the environment, caches and build products; results stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

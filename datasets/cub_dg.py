@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from sfmoe_dg.arguments import ArgumentParser
 from sfmoe_dg.data.cub_dg import FOLDER
 from sfmoe_dg.data.cub_dg.build import BuildReport, build, verify
 from sfmoe_dg.data.cub_dg.plan import DEFAULT_STYLES, BuildOptions
@@ -21,11 +22,10 @@ from sfmoe_dg.errors import UserError
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description="Make CUB-DG from CUB-200-2011 and fast-neural-style weights, or check it. Run again, it goes on "
         "where it stopped.",
         epilog="Source, licence, counts and known faults: the Markdown file beside this script.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--cub", type=Path, metavar="DIR", help="CUB_200_2011, or the folder that holds it")
@@ -41,7 +41,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--verify", action="store_true", help="build nothing; read and check what is there (only --out is needed)")
     given = parser.parse_args(arguments)
     if given.cub is None and not given.verify:
-        parser.error("--cub is needed, except with --verify")
+        raise UserError("--cub is needed, except with --verify")
     return given
 
 
@@ -64,7 +64,8 @@ def describe(report: BuildReport) -> str:
 
 def make(options: BuildOptions) -> BuildReport:
     """Build with a progress bar on stderr."""
-    with tqdm(desc="CUB-DG", unit="picture", mininterval=0.5) as bar:
+    # Nothing is drawn in the first second, in which bad input is found.
+    with tqdm(desc="CUB-DG", unit="picture", mininterval=0.5, delay=1) as bar:
 
         def show(done: int, total: int) -> None:
             if bar.total is None:
@@ -83,9 +84,10 @@ def check(folder: Path) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    given = vars(parse(arguments))
-    only_check, sheet = given.pop("verify"), given.pop("contact_sheet")
+    sheet = None
     try:
+        given = vars(parse(arguments))
+        only_check, sheet = given.pop("verify"), given.pop("contact_sheet")
         if only_check:
             return check(given["out"] / FOLDER)
         report = make(BuildOptions(**{**given, "styles": tuple(given["styles"])}))

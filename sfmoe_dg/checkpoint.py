@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,11 @@ from sfmoe_dg.algorithms import ALGORITHMS
 from sfmoe_dg.algorithms.base import Algorithm
 from sfmoe_dg.data.transforms import ImageTransform
 from sfmoe_dg.errors import UserError
+from sfmoe_dg.models.pretrained import load_torch
 from sfmoe_dg.records import atomic_file, read_json, write_atomic
+
+_SHOWN = 300
+"""Characters that are told of what torch says about weights that do not fit."""
 
 MODEL_FILE = "model.pkl"
 TENSORS_FILE = "model.safetensors"
@@ -91,6 +94,8 @@ def save_tensors(path: Path, algorithm: Algorithm, args: dict[str, Any], write: 
 def _read_tensors(path: Path) -> dict[str, Any]:
     """What :func:`save_tensors` wrote, with the keys of model.pkl."""
     with safetensors.safe_open(path, framework="pt") as file:
+        if "aliases" not in (file.metadata() or {}):
+            raise ValueError("it was not saved by this package")
         content = {name: json.loads(value) for name, value in file.metadata().items() if name != "format"}
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     state |= {name: state[kept] for name, kept in content.pop("aliases").items()}
@@ -111,7 +116,11 @@ def load_model(run_folder: str | Path) -> Algorithm:
     algorithm = ALGORITHMS.load(content["args"]["algorithm"])(
         content["model_input_shape"], content["model_num_classes"], content["model_num_domains"], hparams
     )
-    algorithm.load_state_dict(content["model_dict"])
+    try:
+        algorithm.load_state_dict(content["model_dict"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:_SHOWN]
+        raise UserError(f"the model in {run_folder} is not of its own algorithm: {reason}; train it again") from None
     algorithm.hparams = content["model_hparams"]
     return algorithm.eval()
 
@@ -122,10 +131,10 @@ def _read_model(folder: Path) -> dict[str, Any]:
     try:
         if path == tensors:
             return _read_tensors(tensors)
-        return torch.load(pickled, map_location="cpu", weights_only=True)
+        return dict(load_torch(pickled))
     except FileNotFoundError:
         raise UserError(f"{pickled} does not exist; train without --skip_model_save to keep the model") from None
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+    except (safetensors.SafetensorError, RuntimeError, EOFError, KeyError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} cannot be read as a model ({reason}); train again, or copy it again") from None
 

@@ -24,7 +24,7 @@ from sfmoe_dg.errors import UserError
 from sfmoe_dg.evaluate import evaluate, validation_accuracy
 from sfmoe_dg.models.matching import match_experts
 from sfmoe_dg.prepare import Execution, Setup, describe, only_validation, prepare
-from sfmoe_dg.records import RESULTS, Record, append_record, load_records, write_atomic
+from sfmoe_dg.records import RESULTS, Record, append_record, last_record, load_records, make_folder, write_atomic
 from sfmoe_dg.run import RunSpec
 from sfmoe_dg.selection import num_domains
 from sfmoe_dg.weight_average import RunningMean, move_towards, tensors
@@ -62,8 +62,12 @@ def find_members(
     wanted = {"dataset": dataset, "algorithm": algorithm, "test_envs": [test_env], "trial_seed": trial_seed}
     found, left_out = [], []
     for path in sorted(Path(input_dir).glob(f"*/{RESULTS}")):
-        record = _last_record(path)
-        if record is None or any(record["args"].get(name) != value for name, value in wanted.items()):
+        try:
+            record = last_record(path.parent)
+        except UserError as error:
+            left_out.append(f"{error}; it is left out")
+            continue
+        if any(record["args"].get(name) != value for name, value in wanted.items()):
             continue
         missing = [name for name in ("done", MODEL_FILE) if not (path.parent / name).is_file()]
         if missing:
@@ -76,14 +80,6 @@ def find_members(
         reason = left_out[0] if left_out else "see sfmoe-dg status"
         raise UserError(f"no finished run with a model in {input_dir} of {described}: {reason}")
     return sorted(found, key=lambda member: -member.val_acc), left_out
-
-
-def _last_record(path: Path) -> Record | None:
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    try:
-        return json.loads(lines[-1]) if lines else None
-    except json.JSONDecodeError:
-        return None
 
 
 def make_soup(
@@ -116,7 +112,7 @@ def make_soup(
         record = _record(setup, chosen, kind, str(output_dir))
     finally:
         setup.close()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     about = describe(setup) | {"soup": [str(member.folder) for member in chosen]}
     write_atomic(folder / "run.json", json.dumps(about, indent=1, sort_keys=True) + "\n")
     append_record(folder / RESULTS, record)
@@ -147,7 +143,10 @@ class _Pot:
         model = load_model(member.folder)
         own, wanted = tensors(model), tensors(self._reference)
         if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in wanted.items()}:
-            raise UserError(f"the models of {member.folder} and {self._first.folder} differ in shape: no mean of both")
+            raise UserError(
+                f"the models of {member.folder} and {self._first.folder} differ in shape: no mean of both; average "
+                "runs of one backbone"
+            )
         match_experts(model, self._reference)
         mean = self.mean.copy()
         mean.add(own)

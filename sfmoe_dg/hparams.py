@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ from sfmoe_dg.registry import unknown
 from sfmoe_dg.seeds import seed_hash
 
 Draw = Callable[[np.random.RandomState], Any]
+
+_SHOWN = 200
+"""Characters of a broken override that are repeated to the user."""
 
 SMALL_IMAGES = ("Debug28", "RotatedMNIST", "ColoredMNIST")
 """The data sets for which DomainBed uses other learning rates and batch sizes."""
@@ -96,20 +100,33 @@ def parse_overrides(text: str | None, where: str = "--hparams") -> dict[str, Any
     """The JSON object given on the command line.
 
     Raises:
-        UserError: if it is not a JSON object.
+        UserError: if it is not a JSON object, or names something twice.
     """
     if text is None:
         return {}
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
+        value = json.loads(text, object_pairs_hook=partial(_without_repeats, where))
+    except (json.JSONDecodeError, RecursionError) as error:
+        reason = "it is nested too deep"
+        if isinstance(error, json.JSONDecodeError):
+            reason = f"{error.msg} at character {error.pos}"
+        shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
         raise UserError(
-            f"{where} is not valid JSON ({error.msg} at character {error.pos}): {text!r}; "
+            f"{where} is not valid JSON ({reason}): {shown!r}; "
             """write it like '{"lr": 1e-4, "batch_size": 32}'"""
         ) from None
     if not isinstance(value, dict):
         raise UserError(f"{where} must be a JSON object of name: value, not {value!r}")
     return value
+
+
+def _without_repeats(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of the JSON; Python would take the last of several values and say nothing."""
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{where} gives {name!r} {names.count(name)} times; give it once")
+    return dict(pairs)
 
 
 def check_overrides(table: HparamTable, overrides: Mapping[str, Any], where: str) -> None:
@@ -136,8 +153,15 @@ def _check_type(name: str, hparam: Hparam, value: Any, where: str) -> None:
         named = [t for t in allowed if not (t is int and float in allowed)]
         names = " or ".join(sorted({_TYPE_NAMES.get(t, t.__name__) for t in named}))
         raise UserError(f"hyper-parameter {name!r} in {where} is {value!r}; it must be {names}")
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, (int, float)) and not _is_finite(value):
         raise UserError(f"hyper-parameter {name!r} in {where} is {value!r}; it must be a finite number")
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False
 
 
 _TYPE_NAMES: dict[type, str] = {
@@ -178,3 +202,10 @@ def require_positive(values: Mapping[str, Any], names: Sequence[str], where: str
     for name in names:
         if not values[name] > 0:
             raise UserError(f"hyper-parameter {name!r} in {where} is {values[name]!r}; it must be above 0")
+
+
+def require_within(values: Mapping[str, Any], name: str, low: float, high: float, where: str) -> None:
+    """Refuse a hyper-parameter that is no number between these two, both included."""
+    value = values[name]
+    if isinstance(value, str) or not low <= value <= high:
+        raise UserError(f"hyper-parameter {name!r} in {where} is {value!r}; it must lie between {low} and {high}")

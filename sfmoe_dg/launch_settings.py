@@ -12,6 +12,7 @@ from sfmoe_dg.errors import UserError
 from sfmoe_dg.registry import unknown
 
 DURATION = re.compile(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)")
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 MEMORY = re.compile(r"[1-9]\d*[KMGT]")
 
 
@@ -113,7 +114,10 @@ _TEXT: Check = (_text, "a string that is not empty")
 _CHECKS: dict[str, Check] = {
     "jobs": _COUNT,
     "threads": _COUNT,
-    "device": _TEXT,
+    "device": (
+        lambda value: isinstance(value, str) and DEVICE.fullmatch(value) is not None,
+        "auto, cpu, cuda, cuda:N or mps",
+    ),
     "num_workers": (lambda value: type(value) is int and value >= 0, "a whole number of at least 0"),
     "cache_dir": _TEXT,
     "log": (_names, 'a list of names, such as ["tensorboard"]'),

@@ -291,7 +291,11 @@ def _create(path: Path, owner: Owner) -> bool:
             except OSError:
                 path.unlink(missing_ok=True)
                 raise
-    except (FileExistsError, FileNotFoundError):
+    except FileExistsError:
+        return False
+    except FileNotFoundError:
+        if path.parent.is_dir():  # one in which nothing can be made (/proc), not one that was just deleted
+            raise
         return False
     return True
 

@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -26,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sfmoe_dg.algorithms.base import PARALLEL_MODES, Forward
 from sfmoe_dg.algorithms.erm import ERM
-from sfmoe_dg.algorithms.optimisation import clip_gradients
+from sfmoe_dg.algorithms.optimisation import clip_gradients, optimizers
 from sfmoe_dg.distributed import GlobalBatch, World
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.models.conditional_layers import ConditionalMoE
@@ -190,8 +189,3 @@ def _keep_own_experts(algorithm: ERM, world: World) -> None:
                     # Rows of all processes come here, each with a gradient made for being averaged.
                     own.register_hook(partial(torch.mul, other=1 / world.size))
         layer.exchange = ExpertExchange(world, layer.options.num_experts)
-
-
-def optimizers(algorithm: nn.Module) -> Iterator[torch.optim.Optimizer]:
-    """Those that an algorithm has as attributes."""
-    return (value for value in vars(algorithm).values() if isinstance(value, torch.optim.Optimizer))

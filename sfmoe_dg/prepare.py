@@ -17,6 +17,7 @@ from sfmoe_dg.data.cache import cached
 from sfmoe_dg.data.catalog import facts
 from sfmoe_dg.data.device_augment import TensorTransform
 from sfmoe_dg.data.domains import DomainDataset
+from sfmoe_dg.data.kept_pixels import KEEP_BYTES
 from sfmoe_dg.data.loaders import ALONE, EvalLoader, TrainLoader
 from sfmoe_dg.data.splits import DomainSplit, check_batch_size, split_domains
 from sfmoe_dg.data.transforms import ImageTransform
@@ -25,6 +26,7 @@ from sfmoe_dg.errors import UserError
 from sfmoe_dg.hparams import parse_overrides, resolve
 from sfmoe_dg.run import RunSpec
 from sfmoe_dg.seeds import seed_everything
+from sfmoe_dg.speed import speed_up
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,12 @@ class Setup:
         """Upstream's epoch: that of the smallest domain, test domains included."""
         return min(len(split.in_) / self.hparams["batch_size"] for split in self.splits)
 
+    def measured_on_out_only(self, step: int) -> list[int]:
+        """The domains whose other splits an evaluation after this step leaves out."""
+        if self.spec.options.eval == "all" or step == self.steps - 1:
+            return []
+        return [env for env in range(len(self.splits)) if env not in self.spec.test_envs]
+
     def close(self) -> None:
         self.train_loader.close()
         self.eval_loader.close()
@@ -113,7 +121,7 @@ def prepare(spec: RunSpec, execution: Execution | None = None) -> Setup:
     dataset, splits = open_data(spec, execution.cache_dir)
     train_envs = [i for i in range(len(dataset)) if i not in spec.test_envs]
     check_batch_size(dataset, splits, train_envs, hparams["batch_size"])
-    algorithm = _build_algorithm(spec, dataset, len(train_envs), hparams, device)
+    algorithm = _build_algorithm(spec, dataset, len(train_envs), hparams, device, execution.world.shared)
     algorithm.describe_domains([entry.domain_attributes[i] for i in train_envs] if entry.domain_attributes else [])
     num_parameters = sum(p.numel() for p in algorithm.parameters())
     train_loader, eval_loader, validation_loader = _make_loaders(
@@ -169,7 +177,7 @@ def open_data(spec: RunSpec, cache_dir: str | None = None) -> tuple[DomainDatase
 
 
 def _build_algorithm(
-    spec: RunSpec, dataset: DomainDataset, num_domains: int, hparams: dict[str, Any], device: torch.device
+    spec: RunSpec, dataset: DomainDataset, num_domains: int, hparams: dict[str, Any], device: torch.device, shared: bool
 ) -> Algorithm:
     algorithm_class = ALGORITHMS.load(spec.algorithm)
     if num_domains < algorithm_class.min_domains:
@@ -179,7 +187,9 @@ def _build_algorithm(
         )
     algorithm = algorithm_class(dataset.input_shape, dataset.num_classes, num_domains, hparams)
     algorithm.precision = Precision(spec.options.precision, device.type)
-    return algorithm.to(device)
+    algorithm.to(device)
+    speed_up(algorithm, spec.options, device, shared)
+    return algorithm
 
 
 def _make_loaders(
@@ -220,6 +230,7 @@ def _make_loaders(
         device=device,
         world=execution.world,
         in_step=execution.parallel != "ddp",
+        keep_bytes=KEEP_BYTES,
     )
     transforms = [augmented if i in evaluated_augmented else clean for i in range(len(dataset))]
     validation_loader = None
@@ -245,6 +256,8 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise NotImplementedError
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UserError(f"--device {name} is not available here; allowed: auto, cpu, cuda, cuda:N, mps") from None

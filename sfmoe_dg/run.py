@@ -38,6 +38,13 @@ class Options:
     """'files': decoded and augmented one at a time, as upstream does; 'tensors': decoded every time, augmented as
     tensors; 'cached': decoded once and kept at a shorter side of at most 256, augmented as tensors
     (``docs/input_path.md`` says what that changes)."""
+    eval: str = "all"
+    """'all': every split of every domain at every evaluation, as upstream does; 'fast': the in-splits of the training
+    domains, which no selection method looks at, only at the last step."""
+    memory_format: str = "contiguous"
+    """'contiguous' or 'channels_last': how four-dimensional weights lie in memory, and so what convolutions compute."""
+    compile: str = "none"
+    """'none', or 'default': the backbone through ``torch.compile``."""
     hparams_per_trial: bool = True
     """Upstream draws other hyper-parameters for every trial; False gives all trials those of trial 0."""
 
@@ -52,6 +59,9 @@ OPTION_CHOICES: dict[str, tuple[Any, ...]] = {
     "precision": ("fp32", "bf16", "fp16"),
     "on_bad_image": ("error", "skip"),
     "images": ("files", "tensors", "cached"),
+    "eval": ("all", "fast"),
+    "memory_format": ("contiguous", "channels_last"),
+    "compile": ("none", "default"),
     "hparams_per_trial": (True, False),
 }
 
@@ -99,6 +109,8 @@ class RunSpec:
         for name in ("hparams_seed", "trial_seed", "seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name} is {getattr(self, name)}; it must not be negative")
+        if self.seed >= 2**63:
+            raise UserError(f"--seed is {self.seed}; it must be below 2**63, which is what torch can be seeded with")
 
     def args(self, output_dir: str) -> dict[str, Any]:
         """The 16 flags as DomainBed writes them into every record."""

@@ -88,7 +88,10 @@ def domain_names(dataset: str, data_dir: str | None) -> tuple[str, ...]:
     root = Path(data_dir)
     if not root.is_dir():
         raise UserError(f"the data folder {root} does not exist; --data_dir must hold one folder per domain")
-    return tuple(sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")))
+    found = tuple(sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")))
+    if not found:
+        raise UserError(f"the data folder {root} holds no folders; --data_dir must hold one folder per domain")
+    return found
 
 
 def plan(spec: SweepSpec, data_dir: str | None) -> list[RunSpec]:
@@ -132,6 +135,11 @@ def _test_sets(spec: SweepSpec, dataset: str, names: Sequence[str]) -> Sequence[
         if not 0 <= env < len(names):
             numbered = ", ".join(f"{i} {name}" for i, name in enumerate(names))
             raise UserError(f"test domain {env} of sweep {spec.name!r} does not exist in {dataset}: {numbered}")
+    if any(len(envs) == len(names) for envs in spec.test_envs):
+        raise UserError(
+            f"sweep {spec.name!r} holds out all {len(names)} domains of {dataset} at once, which leaves none to train "
+            "on; give fewer test_envs"
+        )
     return spec.test_envs
 
 
@@ -156,6 +164,8 @@ def load_plans(output_dir: Path) -> list[RunSpec]:
         raise UserError(f"{output_dir} holds no sweep (no sweep-*.json); give the --output_dir of a sweep")
     for path in files:
         saved = read_json(path)
+        if not isinstance(saved, dict) or not isinstance(saved.get("spec"), dict) or "data_dir" not in saved:
+            raise UserError(f"{path} is no study as sfmoe-dg sweep saves it; delete it and start the sweep again")
         for run in plan(make_spec(saved["spec"], str(path)), saved["data_dir"]):
             runs.setdefault(run.run_id, run)
     return list(runs.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,10 @@ def read_spec(path: str | Path) -> SweepSpec:
     except FileNotFoundError:
         known = ", ".join(sorted(str(p) for p in path.parent.glob("*.toml"))) or "none"
         raise UserError(f"sweep file {path} does not exist; TOML files in that folder: {known}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"sweep file {path} cannot be read: {error}") from None
+    except OSError as error:
+        raise UserError(f"sweep file {path} cannot be read ({error.strerror}); give a study's .toml file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"sweep file {path} is not UTF-8 text ({error.reason}); save it as such") from None
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"sweep file {path} is not valid TOML: {error}") from None
     values.setdefault("name", path.stem)
@@ -99,12 +101,12 @@ def make_spec(values: Mapping[str, Any], where: str) -> SweepSpec:
 
 
 _KINDS: dict[str, tuple[type, str]] = {
-    "name": (str, "a string"),
+    "name": (str, "a part of a file's name, without slashes"),
     "task": (str, "a string"),
-    "datasets": (list, "a list of names"),
-    "algorithms": (list, "a list of names"),
+    "datasets": (list, "a list of names, none of them twice"),
+    "algorithms": (list, "a list of names, none of them twice"),
     "plugins": (list, "a list of modules or files"),
-    "test_envs": (list, "a list of lists of domain numbers, such as [[0], [1]]"),
+    "test_envs": (list, "a list of lists of domain numbers, such as [[0], [0, 1]], nothing twice"),
     "n_trials": (int, "a whole number"),
     "n_hparams_from": (int, "a whole number"),
     "n_hparams": (int, "a whole number"),
@@ -114,11 +116,41 @@ _KINDS: dict[str, tuple[type, str]] = {
     "uda_holdout_fraction": (float, "a number"),
     "single_test_envs": (bool, "true or false"),
     "skip_model_save": (bool, "true or false"),
-    "hparams": (dict, "a table"),
-    "overrides": (dict, "a table of tables, one per algorithm"),
+    "hparams": (dict, "a table of what JSON can hold"),
+    "overrides": (dict, "a table of tables of what JSON can hold, one per algorithm"),
     "options": (dict, "a table"),
     "launch": (dict, "a table"),
 }
+
+
+def _names(value: list[Any]) -> bool:
+    return all(isinstance(item, str) and item for item in value) and len(set(value)) == len(value)
+
+
+def _test_sets(value: list[Any]) -> bool:
+    whole = all(isinstance(envs, list) and envs and all(type(env) is int for env in envs) for envs in value)
+    return whole and all(len(set(envs)) == len(envs) for envs in [*value, [tuple(sorted(envs)) for envs in value]])
+
+
+def _is_json(value: Any) -> bool:
+    """TOML has dates, which no hyper-parameter is."""
+    if isinstance(value, dict):
+        return all(_is_json(item) for item in value.values())
+    if isinstance(value, list):
+        return all(_is_json(item) for item in value)
+    return value is None or isinstance(value, (str, int, float, bool))
+
+
+_SHAPES: dict[str, Callable[[Any], bool]] = {
+    "name": lambda value: value.isprintable() and value.strip(".") != "" and not set(value) & set("/\\"),
+    "datasets": _names,
+    "algorithms": _names,
+    "plugins": _names,
+    "test_envs": lambda value: bool(value) and _test_sets(value),
+    "hparams": _is_json,
+    "overrides": lambda value: all(isinstance(table, dict) for table in value.values()) and _is_json(value),
+}
+"""What a value of the right type must be besides."""
 
 
 def _check_key(key: str, value: Any, where: str) -> None:
@@ -127,12 +159,8 @@ def _check_key(key: str, value: Any, where: str) -> None:
     kind, words = _KINDS[key]
     optional = key in ("steps", "checkpoint_freq", "test_envs")
     ok = isinstance(value, (kind, int) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
-    if key in ("datasets", "algorithms", "plugins"):
-        ok = ok and all(isinstance(item, str) for item in value)
-    if key == "test_envs" and ok:
-        ok = all(isinstance(envs, list) and envs and all(type(e) is int for e in envs) for envs in value)
-    if key == "overrides" and ok:
-        ok = all(isinstance(table, dict) for table in value.values())
+    if key in _SHAPES and ok:
+        ok = _SHAPES[key](value)
     if not (ok or (optional and value is None)):
         raise UserError(f"key {key!r} in {where} is {value!r}; it must be {words}")
     if kind is int and value is not None and value < (0 if key == "n_hparams_from" else 1):
@@ -149,8 +177,9 @@ def _check_names(spec: SweepSpec, where: str) -> None:
             raise unknown("algorithm", algorithm, ALGORITHMS, f" in {where}")
     for algorithm in spec.overrides:
         if algorithm not in spec.algorithms:
-            raise unknown(
-                "algorithm", algorithm, spec.algorithms, f" in [overrides] of {where}: it is not in the sweep"
+            raise UserError(
+                f"[overrides.{algorithm}] of {where} is for nothing: it is not in the sweep, whose algorithms are "
+                f"{', '.join(spec.algorithms)}"
             )
     if spec.n_hparams <= spec.n_hparams_from:
         raise UserError(
@@ -160,16 +189,17 @@ def _check_names(spec: SweepSpec, where: str) -> None:
 
 
 def check_hparams(spec: SweepSpec) -> None:
-    """Refuse overrides that an algorithm does not have, before anything is launched (imports torch).
+    """Refuse overrides that an algorithm does not have or cannot train with, before any launch (imports torch).
 
     Raises:
         UserError: naming the hyper-parameter.
     """
     from sfmoe_dg.algorithms import hparam_table
-    from sfmoe_dg.hparams import check_overrides
+    from sfmoe_dg.hparams import resolve
 
     for dataset in spec.datasets:
         for algorithm in spec.algorithms:
             table = hparam_table(algorithm, dataset)
             where = f"the sweep's hparams for {algorithm} on {dataset}"
-            check_overrides(table, dict(spec.hparams) | dict(spec.overrides.get(algorithm, {})), where)
+            overrides = dict(spec.hparams) | dict(spec.overrides.get(algorithm, {}))
+            ALGORITHMS.load(algorithm).check_hparams(resolve(table, 0, 0, overrides, where=where), where)

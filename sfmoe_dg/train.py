@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
+from sfmoe_dg.algorithms.base import Values
 from sfmoe_dg.checkpoint import save_model, save_trained
 from sfmoe_dg.distributed import World, highest
 from sfmoe_dg.errors import UserError
@@ -21,9 +20,10 @@ from sfmoe_dg.evaluate import evaluate, validation_loss
 from sfmoe_dg.lease import Lease, Owner, acquire, refuse_living_owner
 from sfmoe_dg.prepare import Execution, Setup, describe, prepare
 from sfmoe_dg.progress import Progress, write_progress
-from sfmoe_dg.records import RESULTS, append_record, write_atomic
+from sfmoe_dg.records import RESULTS, append_record, make_folder, write_atomic
 from sfmoe_dg.resume import CHECKPOINT_FILE, Position, Random, load_state, remove_leftovers, save_state
 from sfmoe_dg.run import RunSpec
+from sfmoe_dg.seen import Seen
 from sfmoe_dg.sweep import FAILED
 
 PROGRESS_SECONDS = 10.0
@@ -50,7 +50,7 @@ class Reporter(Protocol):
 
     def started(self, setup: Setup, step: int, notice: str) -> None: ...
 
-    def stepped(self, step: int, values: dict[str, float]) -> None: ...
+    def stepped(self, step: int, values: Values) -> None: ...
 
     def evaluating(self, step: int) -> None: ...
 
@@ -64,7 +64,7 @@ class Quiet:
 
     def started(self, setup: Setup, step: int, notice: str) -> None: ...
 
-    def stepped(self, step: int, values: dict[str, float]) -> None: ...
+    def stepped(self, step: int, values: Values) -> None: ...
 
     def evaluating(self, step: int) -> None: ...
 
@@ -111,11 +111,38 @@ def _refuse_done(folder: Path) -> None:
 
 @contextmanager
 def _held(folder: Path, world: World, reporter: Reporter) -> Iterator[Lease | None]:
-    """The folder's lease; of several processes the leading one holds it for all, and the others wait until it does."""
-    with acquire(folder, on_wait=reporter.waiting) if world.leads else nullcontext() as lease:
-        if world.shared:
-            highest(0)
-        yield lease
+    """The folder's lease; of several processes the leading one holds it for all, and the others wait until it does.
+
+    A folder that is made here vanishes again if bad input (an image that does not decode) ends the run before its
+    first record.
+    """
+    made, emptied = [path for path in (folder, *folder.parents) if not path.exists()], False
+    if world.leads:
+        make_folder(folder)
+    try:
+        with acquire(folder, on_wait=reporter.waiting) if world.leads else nullcontext() as lease:
+            if world.shared:
+                highest(0)
+            try:
+                yield lease
+            except UserError:
+                emptied = bool(made) and lease is not None and _empty(folder, lease)
+                raise
+    finally:
+        with suppress(OSError):  # something that was not made here lies in it
+            for path in made if emptied else ():
+                path.rmdir()
+
+
+def _empty(folder: Path, lease: Lease) -> bool:
+    """Delete what a run has written before its first record; False, and nothing is touched, if there is more."""
+    entries = [path for path in folder.iterdir() if path != lease.path]
+    has_more = any(path.is_dir() or path.name in (RESULTS, CHECKPOINT_FILE, "done") for path in entries)
+    if has_more or not lease.holds():
+        return False
+    for path in entries:
+        path.unlink(missing_ok=True)
+    return True
 
 
 class _Training:
@@ -124,8 +151,7 @@ class _Training:
     def __init__(self, setup: Setup, folder: Path, lease: Lease | None, reporter: Reporter, stop: StopRequest) -> None:
         self.setup, self.folder, self.lease, self.reporter, self.stop = setup, folder, lease, reporter, stop
         self.leads = setup.world.leads
-        self.seen = defaultdict[str, list[float]](list)
-        """What the updates since the last record returned, by name."""
+        self.seen = Seen()
         self.last_save = self.last_progress = time.monotonic()
         self.begun, self.first_step = time.monotonic(), 0
 
@@ -137,7 +163,7 @@ class _Training:
         notice = self._open_folder(position)
         self.setup.algorithm.train()
         self.reporter.started(self.setup, position.step + 1, notice)
-        self.seen.update({name: list(values) for name, values in position.seen.items()})
+        self.seen = Seen(position.seen)
         self.first_step = position.step + 1
         if position.due:
             self._evaluate(position.step, Random.now(self.setup.device), dict(position.record))
@@ -174,11 +200,12 @@ class _Training:
             algorithm.schedule(batch.step, setup.steps)
             with algorithm.precision.autocast():
                 values = algorithm.update(batch.minibatches, batch.unlabeled)
-            for name, value in values.items():
-                self.seen[name].append(value)
-            self.seen["step_time"].append(time.time() - started)
-            self.reporter.stepped(batch.step, values)
+            self.seen.add(values)
             due = batch.step % setup.checkpoint_freq == 0 or batch.step == setup.steps - 1
+            if due:
+                self.seen.numbers()  # the device catches up: steps' time must not be counted as the evaluation's
+            self.seen.add({"step_time": time.time() - started})
+            self.reporter.stepped(batch.step, values)
             random = Random.now(setup.device)
             self._pulse(batch.step, due, random, {})
             if due:
@@ -196,7 +223,10 @@ class _Training:
             algorithm.validated(loss)
             random = Random.now(setup.device)
         pulse = self._evaluation_pulse(step, random, record)
-        line = self._record(step, record | evaluate(algorithm, setup.eval_loader, setup.splits, step, pulse))
+        accuracies = evaluate(
+            algorithm, setup.eval_loader, setup.splits, step, pulse, out_only=setup.measured_on_out_only(step)
+        )
+        line = self._record(step, record | accuracies)
         self._check_lease()
         if self.leads:
             append_record(self.folder / RESULTS, line)
@@ -233,7 +263,7 @@ class _Training:
         self._check_lease()
         results = self.folder / RESULTS
         size = results.stat().st_size if results.exists() else 0
-        save_state(self.folder, self.setup, Position(step, due, dict(self.seen), record, size), random)
+        save_state(self.folder, self.setup, Position(step, due, self.seen.numbers(), record, size), random)
         self.last_save = time.monotonic()
 
     def _check_lease(self) -> None:
@@ -263,7 +293,7 @@ class _Training:
         """One line of results.jsonl, with upstream's keys."""
         setup = self.setup
         record: dict[str, Any] = {"step": step, "epoch": step / setup.steps_per_epoch}
-        record |= {name: float(np.mean(values)) for name, values in self.seen.items()} | measured
+        record |= self.seen.means() | measured
         peak = torch.cuda.max_memory_allocated(setup.device) if setup.device.type == "cuda" else 0
         record["mem_gb"] = peak / 1024**3
         record["hparams"] = setup.hparams

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sfmoe_dg.host_buffers import HostBuffers
+
 State = dict[str, Tensor]
 
 
@@ -53,12 +55,13 @@ class RunningMean:
         return RunningMean(state, self.count)
 
 
-class MovingAverage(nn.Module):
+class MovingAverage(HostBuffers):
     """A copy of a network that follows it, and from update number ``start`` on averages it with all that came since.
 
     The state before ``start`` counts as the first one of the average, as in Arpit et al.'s code and DomainBed's.
     """
 
+    on_host = ("num_updates", "num_averaged")
     num_updates: Tensor
     num_averaged: Tensor
 

@@ -14,15 +14,15 @@ import sfmoe_dg
 
 PACKAGE = Path(sfmoe_dg.__file__).parent
 ROWS = """
-errors registry seeds durations slurm_queue hparams
-run records progress lease
+errors registry arguments seeds durations slurm_queue hparams host_buffers host_memory
+run record_lines columns records record_folders progress lease
 distributed data weight_average models algorithms
 launch_settings compat plugins
 sweep_spec sweep naming steering
 selection tables render svg page report
-cost checkpoint evaluate whole_states parallel
+cost checkpoint evaluate whole_states parallel speed seen
 prepare resume train
-launch loggers diwa analysis report_page
+launch loggers diwa analysis report_page doctor
 cli __main__
 """
 ORDER = ROWS.split()

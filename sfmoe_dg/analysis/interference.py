@@ -51,7 +51,8 @@ def domain_loss(algorithm: Algorithm, env: int, x: Tensor, y: Tensor) -> Tensor:
         if getattr(module, "uses_domains", False) and not isinstance(module, Featurizer)
     ]
     try:
-        with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+        own = [] if x.device.type == "cpu" else [x.device]
+        with torch.random.fork_rng(own, device_type=x.device.type):
             torch.manual_seed(env)
             return F.cross_entropy(algorithm.predict(x), y)
     finally:
@@ -185,7 +186,7 @@ def _flat(gradient: Tensor | None, parameter: nn.Parameter) -> Tensor:
 
 def cosines(gradients_IP: Tensor) -> np.ndarray:
     """The gradient form of interference, float64 [I, I]: cosines of gradients; NaN beside one that is zero."""
-    g_IP = gradients_IP.double()
+    g_IP = (gradients_IP.cpu() if gradients_IP.device.type == "mps" else gradients_IP).double()  # MPS has no float64
     norms_I = g_IP.norm(dim=1)
     matrix = (g_IP @ g_IP.T / (norms_I[:, None] * norms_I)).cpu().numpy()
     matrix[np.diag_indices_from(matrix)] = np.where(norms_I.cpu().numpy() > 0, 1.0, np.nan)
@@ -203,7 +204,7 @@ def _by_steps(
     """The finite-step form, per layer float64 [I, I]; every weight is put back bit for bit."""
 
     def losses() -> np.ndarray:
-        return np.array([loss(algorithm, i, x, y).double().item() for i, (x, y) in enumerate(minibatches)])
+        return np.array([loss(algorithm, i, x, y).item() for i, (x, y) in enumerate(minibatches)])
 
     before = losses()
     dtype = next(iter(gradients.values())).rows_IP.dtype

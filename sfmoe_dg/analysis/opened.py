@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +18,7 @@ from sfmoe_dg.data.splits import DomainSplit
 from sfmoe_dg.data.transforms import ImageTransform
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.prepare import open_data, pick_device
-from sfmoe_dg.records import RESULTS
+from sfmoe_dg.records import last_record
 from sfmoe_dg.run import RunSpec
 from sfmoe_dg.seeds import generator, seed_everything
 
@@ -150,7 +148,7 @@ def open_run(
         UserError: if the folder holds no finished run with its model, or the data are not there.
     """
     folder = Path(folder)
-    spec = RunSpec.from_record(_last_record(folder))
+    spec = RunSpec.from_record(last_record(folder))
     if data_dir is not None:
         spec = replace(spec, data_dir=data_dir)
     algorithm = load_model(folder)
@@ -159,15 +157,3 @@ def open_run(
     dataset, splits = open_data(spec, cache_dir)
     algorithm.precision = Precision(spec.options.precision, torch_device.type)
     return OpenedRun(folder, spec, algorithm.to(torch_device), dataset, splits, str(torch_device))
-
-
-def _last_record(folder: Path) -> dict[str, Any]:
-    try:
-        lines = (folder / RESULTS).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"{folder / RESULTS} cannot be read ({error.strerror}); give the folder of a run") from None
-    try:
-        record: dict[str, Any] = json.loads([line for line in lines if line.strip()][-1])
-    except (IndexError, json.JSONDecodeError):
-        raise UserError(f"{folder / RESULTS} holds no record of a finished run; train it to the end") from None
-    return record

@@ -85,10 +85,10 @@ def features_and_logits(algorithm: Algorithm, batches: Batches) -> tuple[np.ndar
         hook = featurizer.register_forward_hook(lambda m, args, output, seen=seen: seen.append(output))
         try:
             with evaluating(algorithm), torch.no_grad(), algorithm.precision.autocast():
-                logits.append(algorithm.predict(x).double().cpu().numpy())
+                logits.append(algorithm.predict(x).cpu().double().numpy())
         finally:
             hook.remove()
-        features.append(seen[-1].double().cpu().numpy())
+        features.append(seen[-1].cpu().double().numpy())
         labels.append(y.cpu().numpy().astype(np.int64))
     if not labels:
         raise UserError("there is no image to predict")

@@ -1,24 +1,27 @@
 """One command with sub-commands. This package is the only place that prints, and :func:`main` the only exit.
 
-Exit codes: 0 done; 1 some runs failed or are missing; 2 bad input, said in one sentence; 75 another process trains this
-run; 130 interrupted; 143 and 140 ended by SIGTERM and SIGUSR2, after saving.
+Exit codes are in :data:`EXAMPLE`, which ``--help`` shows.
 Sub-commands import what they need when they run, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 
 from sfmoe_dg import __version__
+from sfmoe_dg.arguments import ArgumentParser
 from sfmoe_dg.cli import (
     analyze,
     cancel,
     collect,
+    completion,
     convert_vmoe,
     delete_incomplete,
     diwa,
+    doctor,
     domainbed,
     list_names,
     logs,
@@ -31,6 +34,15 @@ from sfmoe_dg.cli import (
 )
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.lease import LeaseLost, Owned
+
+_ADVICE = {
+    errno.ENOSPC: "make room there and give the same command again",
+    errno.EDQUOT: "make room there and give the same command again",
+    errno.EACCES: "check its permissions, or choose another place",
+    errno.EPERM: "check its permissions, or choose another place",
+    errno.EROFS: "choose another place",
+}
+"""What to do about errors of the file system."""
 
 COMMANDS = {
     "train": train,
@@ -48,14 +60,33 @@ COMMANDS = {
     "convert-vmoe": convert_vmoe,
     "domainbed": domainbed,
     "list": list_names,
+    "doctor": doctor,
+    "completion": completion,
 }
 
+EXAMPLE = """example:
+  sfmoe-dg doctor
+  sfmoe-dg train --dataset StyledDigits --algorithm SFMoE --test_envs 3 --steps 300 --output_dir results/one
+  sfmoe-dg sweep sweeps/quickstart.toml --output_dir results/quickstart --jobs 2
+  sfmoe-dg train --help
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+exit codes:
+  0    done
+  1    something failed or is missing: runs of a sweep, an analysis, a plug-in, a check
+  2    bad input, said in one sentence; nothing was begun
+  75   another process trains this run
+  130  interrupted by Ctrl-C; a run has saved, and the same command goes on
+  140  ended by SIGUSR2, after saving
+  143  ended by SIGTERM, after saving
+"""
+
+
+def make_parser() -> ArgumentParser:
+    parser = ArgumentParser(
         prog="sfmoe-dg",
         description="Domain generalization with mixtures of experts: train, sweep, select, tabulate.",
-        allow_abbrev=False,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"sfmoe-dg {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -67,7 +98,6 @@ def make_parser() -> argparse.ArgumentParser:
             description=summary,
             epilog=module.EXAMPLE,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
         )
         module.add_arguments(command)
     return parser
@@ -75,8 +105,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one sub-command and return its exit code."""
-    args = make_parser().parse_args(argv)
     try:
+        args = make_parser().parse_args(argv)
         return int(COMMANDS[args.command].run(args))
     except (Owned, LeaseLost) as error:
         print(f"sfmoe-dg: {error}", file=sys.stderr)
@@ -92,6 +122,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
-        message = f"{error.strerror or error}{where}"
+        message = f"{error.strerror or error}{where}; {_ADVICE.get(error.errno or 0, 'check that path and its disk')}"
     print(f"sfmoe-dg: error: {message}", file=sys.stderr)
     return 2

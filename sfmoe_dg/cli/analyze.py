@@ -22,7 +22,8 @@ EXAMPLE = f"""example:
   sfmoe-dg analyze results/quickstart --what all
   sfmoe-dg analyze results/quickstart/0a9a67c1… --what parts expert-maps --images 100 --output_dir figures
 
-analyses: {", ".join(ANALYSES)}
+analyses: {", ".join(ANALYSES.registered)}
+and those of other packages; sfmoe-dg list analyses says what they show.
 
 Every figure is saved as PNG and PDF, with its numbers as CSV and a line that says what it shows as TXT.
 """
@@ -49,6 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from sfmoe_dg.plugins import load_plugins
+    from sfmoe_dg.records import RESULTS
+
+    # The profiler, which knows how much memory an update takes, otherwise tells of itself on standard error.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    load_plugins(args.plugin)
     names = _names(args.what)
     if args.images is not None and args.images < 1:
         raise UserError(f"--images is {args.images}; it must be at least 1")
@@ -58,18 +66,16 @@ def run(args: argparse.Namespace) -> int:
     if not target.is_dir():
         raise UserError(f"{target} is no folder; give the folder of a finished run or of a sweep")
 
-    # The profiler, which knows how much memory an update takes, otherwise tells of itself on standard error.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if not any(any(target.glob(pattern)) for pattern in (RESULTS, f"*/{RESULTS}")):
+        raise UserError(f"{target} holds no {RESULTS}; give the folder of a finished run or of a sweep")
+
     import torch
 
     from sfmoe_dg.analysis.figures.subject import Subject
     from sfmoe_dg.cli.train import cache_folder
-    from sfmoe_dg.plugins import load_plugins
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    load_plugins(args.plugin)
     subject = Subject(target, args.images, args.layer, args.data_dir, args.device, cache_folder())
     output = Path(args.output_dir) if args.output_dir else target / FIGURES
     return draw_all(subject, names, output, skip=ALL in args.what)

@@ -91,10 +91,15 @@ def _stop_sweeps(output_dir: Path) -> int:
 def _cancel_jobs(output_dir: Path, ids: set[str] | None) -> set[str]:
     """Take jobs out of every queue; returns the runs that they hold, which may be more than were named."""
     from sfmoe_dg.launch import LAUNCHERS
+    from sfmoe_dg.registry import BrokenPlugin
 
     canceled = set[str]()
     for name in LAUNCHERS:
-        launcher = LAUNCHERS.load(name)()
+        try:
+            launcher = LAUNCHERS.load(name)()
+        except BrokenPlugin as error:
+            print(f"sfmoe-dg: note: whether jobs are queued there is not known: {error}", file=sys.stderr)
+            continue
         queued = launcher.queued(output_dir)
         jobs = set(launcher.cancel(output_dir, ids))
         held = {run_id for run_id, job in queued.items() if job in jobs}

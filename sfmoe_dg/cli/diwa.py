@@ -16,10 +16,10 @@ their models (no --skip_model_save).
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input_dir", required=True, help="the folder that holds one sub-folder per run")
-    parser.add_argument("--dataset", required=True)
-    parser.add_argument("--algorithm", required=True)
+    parser.add_argument("--dataset", required=True, help="the data set of the runs")
+    parser.add_argument("--algorithm", required=True, help="the algorithm of the runs")
     parser.add_argument("--test_env", required=True, type=int, metavar="N", help="number of the held-out domain")
-    parser.add_argument("--output_dir", required=True)
+    parser.add_argument("--output_dir", required=True, help="the folder of the averaged model")
     parser.add_argument("--trial_seed", type=int, default=0, help="runs of one trial share their splits")
     parser.add_argument(
         "--soup",

@@ -12,7 +12,7 @@ FILE = "report.html"
 
 EXAMPLE = f"""example:
   sfmoe-dg report --output_dir results/quickstart
-  sfmoe-dg report --output_dir results/quickstart --images 0    (tables, curves and cost only)
+  sfmoe-dg report --output_dir results/quickstart --images 0    # tables, curves and cost only
 
 The file, {FILE} in that folder, loads nothing and can be sent or put on a web page as it is. It holds pictures of the
 data set.

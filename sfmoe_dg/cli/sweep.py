@@ -8,9 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,14 +44,15 @@ def run(args: argparse.Namespace) -> int:
     from sfmoe_dg.launch.commands import Commands
     from sfmoe_dg.launch.sweeps import registered
     from sfmoe_dg.loggers import check_loggers
+    from sfmoe_dg.records import make_folder
     from sfmoe_dg.sweep import check_data_folders, plan, save_plan
     from sfmoe_dg.sweep_spec import read_spec
 
     spec = read_spec(args.spec)
     settings = launch_flags.override(spec.launch, args)
     launcher = LAUNCHERS.load(args.launcher)()
-    runs = plan(spec, args.data_dir)
     check_data_folders(spec, args.data_dir)
+    runs = plan(spec, args.data_dir)
     _check_hparams(spec)
     check_loggers(settings.log)
     output_dir = Path(args.output_dir)
@@ -61,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         Commands().launch(study, settings, _Progress())
         return 0
-    output_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(output_dir)
     save_plan(spec, args.data_dir, output_dir)
     states = study.states()
     to_do = sum(state.is_to_do for state in states)
@@ -82,6 +81,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_hparams(spec: SweepSpec) -> None:
     """Refuse overrides that no algorithm has, in a process that ends: it takes torch, and a sweep may live for days."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
     from sfmoe_dg.sweep_spec import check_hparams
 
     if not spec.hparams and not spec.overrides:
@@ -95,9 +97,12 @@ def _check_hparams(spec: SweepSpec) -> None:
 
 
 def _load_and_check(spec: SweepSpec) -> None:
+    from sfmoe_dg.cli.quick_imports import quick_imports
     from sfmoe_dg.plugins import load_plugins
     from sfmoe_dg.sweep_spec import check_hparams
 
+    with quick_imports():
+        import sfmoe_dg.algorithms.base  # noqa: F401 - what every algorithm stands on
     load_plugins(spec.plugins)
     check_hparams(spec)
 

@@ -12,8 +12,8 @@ EXAMPLE = """example:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input_dir", required=True, help="the folder that holds one sub-folder per run")
-    parser.add_argument("--dataset", required=True)
-    parser.add_argument("--algorithm", required=True)
+    parser.add_argument("--dataset", required=True, help="name of a data set in the records")
+    parser.add_argument("--algorithm", required=True, help="name of an algorithm in the records")
     parser.add_argument("--test_env", required=True, type=int, metavar="N", help="number of the held-out domain")
 
 

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING
 
+from sfmoe_dg.cli.console import ConsoleReporter, describe_run
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.run import OPTION_CHOICES, TASKS, Options, RunSpec
 
 if TYPE_CHECKING:
     from sfmoe_dg.cli.stop_signals import StopSignals
     from sfmoe_dg.distributed import World
-    from sfmoe_dg.lease import Owner
-    from sfmoe_dg.prepare import Execution, Setup
+    from sfmoe_dg.prepare import Execution
     from sfmoe_dg.train import Reporter
 
 CACHE_VARIABLE = "SFMOE_DG_CACHE"
@@ -33,9 +31,13 @@ EXAMPLE = """example:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("the run (DomainBed's flags)")
     run.add_argument("--data_dir", help="the folder that holds the data sets' folders")
-    run.add_argument("--dataset", default="RotatedMNIST")
-    run.add_argument("--algorithm", default="ERM")
-    run.add_argument("--task", default=TASKS[0], choices=TASKS)
+    run.add_argument(
+        "--dataset", default="RotatedMNIST", help="a name of sfmoe-dg list datasets (default: %(default)s)"
+    )
+    run.add_argument("--algorithm", default="ERM", help="a name of sfmoe-dg list algorithms (default: %(default)s)")
+    run.add_argument(
+        "--task", default=TASKS[0], choices=TASKS, help="domain_adaptation uses unlabeled images of test domains"
+    )
     run.add_argument("--hparams", metavar="JSON", help="hyper-parameters that override the defaults or the draw")
     run.add_argument("--hparams_seed", type=int, default=0, help="0: defaults; otherwise the seed of a random draw")
     run.add_argument("--trial_seed", type=int, default=0, help="seeds the splits and the random draw")
@@ -43,11 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--steps", type=int, help="default: the data set's")
     run.add_argument("--checkpoint_freq", type=int, help="steps between evaluations; default: the data set's")
     run.add_argument("--test_envs", type=int, nargs="+", default=[0], metavar="N", help="domains held out")
-    run.add_argument("--output_dir", default="train_output")
-    run.add_argument("--holdout_fraction", type=float, default=0.2)
+    run.add_argument("--output_dir", default="train_output", help="the run's folder (default: %(default)s)")
+    run.add_argument(
+        "--holdout_fraction", type=float, default=0.2, help="share of the out-splits (default: %(default)s)"
+    )
     run.add_argument("--uda_holdout_fraction", type=float, default=0, help="share of a test domain used unlabeled")
-    run.add_argument("--skip_model_save", action="store_true")
-    run.add_argument("--save_model_every_checkpoint", action="store_true")
+    run.add_argument("--skip_model_save", action="store_true", help="keep the records only")
+    run.add_argument("--save_model_every_checkpoint", action="store_true", help="keep a model of every evaluation")
     _add_options(parser)
     execution = parser.add_argument_group("execution (changes no record)")
     execution.add_argument("--dry_run", action="store_true", help="check everything, say what would be trained")
@@ -75,12 +79,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("options that upstream does not have (recorded where they differ from it)")
-    group.add_argument("--split", default="random", choices=OPTION_CHOICES["split"])
-    group.add_argument("--eval_transforms", default="train", choices=OPTION_CHOICES["eval_transforms"])
-    group.add_argument("--precision", default="fp32", choices=OPTION_CHOICES["precision"])
-    group.add_argument("--on_bad_image", default="error", choices=OPTION_CHOICES["on_bad_image"])
+    group.add_argument(
+        "--split",
+        default="random",
+        choices=OPTION_CHOICES["split"],
+        help="identity: no object on both sides of a split",
+    )
+    group.add_argument(
+        "--eval_transforms",
+        default="train",
+        choices=OPTION_CHOICES["eval_transforms"],
+        help="eval: evaluate without augmentation",
+    )
+    group.add_argument(
+        "--precision", default="fp32", choices=OPTION_CHOICES["precision"], help="of autocast; weights stay fp32"
+    )
+    group.add_argument(
+        "--on_bad_image",
+        default="error",
+        choices=OPTION_CHOICES["on_bad_image"],
+        help="skip: leave out what does not decode",
+    )
     group.add_argument("--images", default="files", choices=OPTION_CHOICES["images"], help="see docs/input_path.md")
-    group.add_argument("--hparams_per_trial", default="true", choices=("true", "false"))
+    group.add_argument("--eval", default="all", choices=OPTION_CHOICES["eval"], help="see docs/speed.md")
+    group.add_argument(
+        "--memory_format",
+        default="contiguous",
+        choices=OPTION_CHOICES["memory_format"],
+        help="how pictures lie in memory",
+    )
+    group.add_argument(
+        "--compile", default="none", choices=OPTION_CHOICES["compile"], help="default: updates through torch.compile"
+    )
+    group.add_argument(
+        "--hparams_per_trial", default="true", choices=("true", "false"), help="false: one draw for all trials"
+    )
 
 
 def make_spec(args: argparse.Namespace) -> RunSpec:
@@ -107,6 +140,9 @@ def make_spec(args: argparse.Namespace) -> RunSpec:
             precision=args.precision,
             on_bad_image=args.on_bad_image,
             images=args.images,
+            eval=args.eval,
+            memory_format=args.memory_format,
+            compile=args.compile,
             hparams_per_trial=args.hparams_per_trial == "true",
         ),
     )
@@ -118,12 +154,15 @@ def cache_folder(given: str | None = None) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sfmoe_dg.cli.stop_signals import StopSignals
-    from sfmoe_dg.loggers import check_loggers
-    from sfmoe_dg.plugins import load_plugins
-    from sfmoe_dg.train import Stopped
+    from sfmoe_dg.cli.quick_imports import quick_imports
 
-    if args.checkpoint_minutes < 0:
+    with quick_imports(compiling=args.compile != "none", logging_to=tuple(args.log)):
+        from sfmoe_dg.cli.stop_signals import StopSignals
+        from sfmoe_dg.loggers import check_loggers
+        from sfmoe_dg.plugins import load_plugins
+        from sfmoe_dg.train import Stopped
+
+    if not args.checkpoint_minutes >= 0:
         raise UserError(f"--checkpoint_minutes is {args.checkpoint_minutes}; it must be at least 0 (0: at every step)")
     load_plugins(args.plugin)
     check_loggers(args.log)
@@ -145,11 +184,15 @@ def _speaker() -> Callable[[str], None]:
 
 def _train(args: argparse.Namespace, signals: StopSignals) -> int:
     from sfmoe_dg.cli.processes import launched, together
-    from sfmoe_dg.prepare import Execution
+    from sfmoe_dg.host_memory import keep_freed_memory
+    from sfmoe_dg.prepare import Execution, pick_device
     from sfmoe_dg.train import train
 
     world, say, spec = launched(), _speaker(), make_spec(args)
     with together(world, args.device) as device, _reporter(args, world, signals.defer) as reporter:
+        # Whoever has set one of the C library's own variables has decided otherwise.
+        if pick_device(device).type == "cpu" and not any(name.startswith("MALLOC_") for name in os.environ):
+            keep_freed_memory()
         execution = Execution(
             device,
             args.num_workers,
@@ -193,89 +236,3 @@ def _reporter(args: argparse.Namespace, world: World, on_start: Callable[[], Non
     loggers = [LOGGERS.load(name)(folder) for name in args.log]
     with ConsoleReporter(folder, on_start) as console, Together(console, loggers) as reporter:
         yield reporter
-
-
-class ConsoleReporter:
-    """Shows a run: a progress bar where there is a terminal, a line per evaluation everywhere, and out.txt."""
-
-    def __init__(self, folder: Path, on_start: Callable[[], None] = lambda: None) -> None:
-        self._folder, self._on_start = folder, on_start
-        self._log: TextIO | None = None
-        self._bar: Any = None
-        self._setup: Setup | None = None
-        self._started, self._first_step = time.monotonic(), 0
-
-    def __enter__(self) -> ConsoleReporter:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        if self._log is not None:
-            self._log.close()
-
-    def waiting(self, owner: Owner | None, seconds: float) -> None:
-        who = owner or "a process that is just beginning"
-        print(f"{self._folder} is held by {who}: watching its heartbeat for up to {seconds:.0f} s", flush=True)
-
-    def started(self, setup: Setup, step: int, notice: str) -> None:
-        from tqdm import tqdm
-
-        self._on_start()
-        self._setup = setup
-        self._log = (self._folder / "out.txt").open("a" if step else "w", encoding="utf-8")
-        self._bar = tqdm(total=setup.steps, initial=step, disable=not sys.stderr.isatty(), unit="step", leave=False)
-        self._started, self._first_step = time.monotonic(), step
-        for line in [*describe_run(setup), *([notice] if notice else [])]:
-            self._say(line)
-
-    def stepped(self, step: int, values: dict[str, float]) -> None:
-        self._bar.set_postfix(loss=f"{values['loss']:.3f}" if "loss" in values else "", refresh=False)
-        self._bar.update(1)
-
-    def evaluating(self, step: int) -> None:
-        self._bar.set_description("evaluating")
-
-    def evaluated(self, record: dict[str, Any]) -> None:
-        self._bar.set_description("training")
-        self._say(self._line(record))
-
-    def _line(self, record: dict[str, Any]) -> str:
-        assert self._setup is not None
-        steps_left = self._setup.steps - record["step"] - 1
-        steps_done = max(1, record["step"] + 1 - self._first_step)
-        left = (time.monotonic() - self._started) / steps_done * steps_left
-        loss = f"loss {record['loss']:.4f}  " if "loss" in record else ""
-        accuracies = "  ".join(
-            f"{name}{'*' if i in self._setup.spec.test_envs else ''} "
-            f"{100 * record[f'env{i}_in_acc']:.1f}/{100 * record[f'env{i}_out_acc']:.1f}"
-            for i, name in enumerate(self._setup.dataset.domain_names)
-        )
-        return f"step {record['step']:>5}/{self._setup.steps}  {loss}{accuracies}  {left:.0f} s left"
-
-    def _say(self, line: str) -> None:
-        assert self._log is not None
-        self._log.write(line + "\n")
-        self._log.flush()
-        if self._bar.disable:
-            print(line, flush=True)
-        else:
-            self._bar.write(line, file=sys.stdout)
-
-
-def describe_run(setup: Setup) -> list[str]:
-    """What is trained on what, the hyper-parameters, and what was left out."""
-    names = setup.dataset.domain_names
-    held_out = ", ".join(names[i] for i in setup.spec.test_envs)
-    device = f"device {setup.device}"
-    if setup.world.shared:
-        device += f" and {setup.world.size - 1} more ({setup.execution.parallel})"
-    lines = [f"{setup.spec}", f"{device}, {setup.num_parameters:,} parameters, held out: {held_out}", "hparams:"]
-    lines += [f"  {name}: {value}" for name, value in sorted(setup.hparams.items())]
-    lines.append("images (in + out):")
-    lines += [f"  {name}: {len(split.in_)} + {len(split.out)}" for name, split in zip(names, setup.splits, strict=True)]
-    if setup.dataset.skipped:
-        lines.append(f"left out {len(setup.dataset.skipped)} images that do not decode:")
-        lines += [f"  {image}" for image in setup.dataset.skipped]
-    lines.append("accuracy in % on in-split/out-split, * marks a held-out domain:")
-    return lines

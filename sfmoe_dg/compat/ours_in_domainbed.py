@@ -32,7 +32,7 @@ def take_over(package: Path) -> None:
 def new_names(package: Path) -> tuple[str, ...]:
     """Our algorithms that the checkout lacks."""
     theirs = algorithm_names(package)
-    return tuple(name for name in ALGORITHMS if name not in theirs and not name.startswith(PREFIX))
+    return tuple(name for name in ALGORITHMS.registered if name not in theirs and not name.startswith(PREFIX))
 
 
 def additions(names: Sequence[str]) -> dict[str, Add]:
@@ -78,7 +78,7 @@ def add_datasets(module: ModuleType) -> None:
     """Our data sets that DomainBed lacks, but for those whose domains only the data can tell."""
     from sfmoe_dg.compat.adapters import dataset_class
 
-    for name, entry in CATALOG.items():
+    for name, entry in CATALOG.registered.items():
         if not hasattr(module, name) and entry.domains:
             setattr(module, name, dataset_class(entry, module.MultipleDomainDataset))
             module.DATASETS.append(name)

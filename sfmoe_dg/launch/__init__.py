@@ -7,18 +7,16 @@ whose object is a class like :class:`Launcher`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
 
 from sfmoe_dg.launch_settings import LaunchSettings
 from sfmoe_dg.lease import Watch, current, is_owned
-from sfmoe_dg.registry import Registry
+from sfmoe_dg.registry import BrokenPlugin, Registry
 from sfmoe_dg.run import RunSpec
 from sfmoe_dg.sweep import RunStatus, State, status
-
-ENTRY_POINTS = "sfmoe_dg.launchers"
 
 
 @dataclass(frozen=True)
@@ -92,21 +90,23 @@ class Launcher(Protocol):
         """
 
 
-LAUNCHERS: Registry[Callable[[], Launcher]] = Registry("launcher")
+LAUNCHERS: Registry[Callable[[], Launcher]] = Registry("launcher", "sfmoe_dg.launchers")
 LAUNCHERS.register("local", "sfmoe_dg.launch.local:Local")
 LAUNCHERS.register("slurm", "sfmoe_dg.launch.slurm:Slurm")
 LAUNCHERS.register("commands", "sfmoe_dg.launch.commands:Commands")
-for _point in entry_points(group=ENTRY_POINTS):
-    LAUNCHERS.register(_point.name, _point.value)
 
 
 def queued_runs(output_dir: Path) -> dict[str, str]:
     """The ids of the runs of this folder that some queue holds, each with the name of its job there.
+
+    Another package's launcher that cannot be loaded is not asked: a run that it has queued may be started twice, which
+    its lease prevents, while nothing could be started at all if it were an error here.
 
     Raises:
         UserError: if jobs were submitted and their queue does not answer.
     """
     queued: dict[str, str] = {}
     for name in LAUNCHERS:
-        queued |= LAUNCHERS.load(name)().queued(output_dir)
+        with suppress(BrokenPlugin):
+            queued |= LAUNCHERS.load(name)().queued(output_dir)
     return queued

@@ -13,14 +13,13 @@ from pathlib import Path
 
 from sfmoe_dg.launch.slurm_jobs import FOLDER
 from sfmoe_dg.lease import Liveness, Owner, liveness, read_owner, this_process
-from sfmoe_dg.records import write_atomic
+from sfmoe_dg.records import make_folder, write_atomic
 
 
 @contextlib.contextmanager
 def registered(output_dir: Path) -> Iterator[None]:
     """Note that this process works in a folder, until the block ends; what dead ones left is removed."""
-    folder = output_dir / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(output_dir / FOLDER)
     for path, owner in _noted(output_dir):
         if liveness(owner) is Liveness.DEAD:
             path.unlink(missing_ok=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +17,10 @@ from sfmoe_dg.records import RESULTS
 from sfmoe_dg.registry import Registry
 
 if TYPE_CHECKING:
+    from sfmoe_dg.algorithms.base import Values
     from sfmoe_dg.lease import Owner
     from sfmoe_dg.prepare import Setup
     from sfmoe_dg.train import Reporter
-
-ENTRY_POINTS = "sfmoe_dg.loggers"
 
 
 class Logger:
@@ -45,7 +43,7 @@ class Logger:
 
     def started(self, setup: Setup, step: int, notice: str) -> None: ...
 
-    def stepped(self, step: int, values: dict[str, float]) -> None: ...
+    def stepped(self, step: int, values: Values) -> None: ...
 
     def evaluating(self, step: int) -> None: ...
 
@@ -55,11 +53,9 @@ class Logger:
         """The run is done, has stopped or has failed; it may not have been started."""
 
 
-LOGGERS: Registry[type[Logger]] = Registry("logger")
+LOGGERS: Registry[type[Logger]] = Registry("logger", "sfmoe_dg.loggers")
 LOGGERS.register("tensorboard", "sfmoe_dg.loggers.tensorboard:TensorBoard")
 LOGGERS.register("wandb", "sfmoe_dg.loggers.wandb:WandB")
-for _point in entry_points(group=ENTRY_POINTS):
-    LOGGERS.register(_point.name, _point.value)
 
 
 def check_loggers(names: Iterable[str]) -> None:
@@ -119,7 +115,7 @@ class Together:
         for reporter in self._all:
             reporter.started(setup, step, notice)
 
-    def stepped(self, step: int, values: dict[str, float]) -> None:
+    def stepped(self, step: int, values: Values) -> None:
         for reporter in self._all:
             reporter.stepped(step, values)
 

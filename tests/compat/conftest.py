@@ -32,7 +32,7 @@ def _no_domainbed_before_or_after() -> Iterator[None]:
         for name in [name for name in sys.modules if name.split(".")[0] == PACKAGE]:
             del sys.modules[name]
         for name in [name for name in ALGORITHMS if name.startswith(PREFIX)]:
-            dict.__delitem__(ALGORITHMS, name)
+            del ALGORITHMS[name]
         if "sfmoe_dg.compat.upstream_algorithms" in sys.modules:
             sys.modules["sfmoe_dg.compat.upstream_algorithms"].wrap.cache_clear()
 

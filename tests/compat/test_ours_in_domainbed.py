@@ -18,7 +18,10 @@ from sfmoe_dg.compat.runner import CHECKOUT_VARIABLE, SHIM, command, environment
 from sfmoe_dg.data.catalog import facts
 from sfmoe_dg.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from sfmoe_dg.errors import UserError
+from sfmoe_dg.prepare import Execution
 from sfmoe_dg.records import load_records
+from sfmoe_dg.run import Options, RunSpec
+from sfmoe_dg.train import train
 
 TINY = '{"batch_size": 2, "backbone": "sf_moe_tiny_32"}'
 
@@ -182,3 +185,19 @@ def test_domainbed_itself_trains_sf_moe(upstream, tmp_path):
     assert records[0]["hparams"]["backbone"] == "sf_moe_tiny_32"
     table = domainbed(upstream, "domainbed.scripts.collect_results", "--input_dir", str(tmp_path))
     assert "SFMoE" in table.stdout, table.stderr
+
+
+def test_domainbed_collects_fast_evaluations(upstream, tmp_path):
+    """None of its selection methods looks at what ``--eval fast`` leaves out."""
+    hparams = json.dumps({"batch_size": 2, "backbone": "mnist_cnn"})
+    tables = []
+    for name in ("all", "fast"):
+        for env in range(3):
+            options = Options(eval=name)
+            spec = RunSpec("Debug28", test_envs=(env,), hparams=hparams, steps=3, checkpoint_freq=1, options=options)
+            train(spec, tmp_path / name / str(env), Execution("cpu", 0))
+        table = domainbed(upstream, "domainbed.scripts.collect_results", "--input_dir", str(tmp_path / name))
+        assert "test-domain validation set (oracle)" in table.stdout, table.stderr
+        tables.append([line for line in table.stdout.splitlines() if "ERM" in line])
+    assert tables[0]
+    assert tables[0] == tables[1]

@@ -2,6 +2,9 @@
 
 A file's functions named ``draw_…`` take computed tables and return a figure; ``drawings`` joins computation and drawing
 for a :class:`~sfmoe_dg.analysis.figures.subject.Subject`. Nothing here imports matplotlib or torch before it is needed.
+
+Another package adds an analysis through an entry point in the group ``sfmoe_dg.analyses``, whose object is a function
+like ``drawings``.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
 Analysis = Callable[["Subject"], "Iterator[Drawing]"]
 
-ANALYSES: Registry[Analysis] = Registry("analysis")
+ANALYSES: Registry[Analysis] = Registry("analysis", "sfmoe_dg.analyses")
 ANALYSES.register("parts", "sfmoe_dg.analysis.figures.parts:drawings")
 ANALYSES.register("attributes", "sfmoe_dg.analysis.figures.attributes:drawings")
 ANALYSES.register("stability", "sfmoe_dg.analysis.figures.stability:drawings")

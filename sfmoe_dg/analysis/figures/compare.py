@@ -23,7 +23,7 @@ def drawings(subject: Subject) -> Iterator[Drawing]:
     scores = scores_of(load_records(subject.sweep).records, method)
     measured = summary(scores)
     if measured["method"].nunique() < 2:
-        raise NotApplicable(f"{subject.sweep} holds results of one method only")
+        raise NotApplicable(f"{subject.sweep} holds results of one method only; train another one there")
     what = (
         f"accuracy on the in-split of held-out domains, {method.name}; {len(scores)} results of "
         f"{measured['method'].nunique()} methods, at most {measured['trials'].max()} trial(s)"

@@ -71,7 +71,9 @@ def pairs_of(subject: Subject) -> list[tuple[str, str]]:
     backbones = list(dict.fromkeys(run.algorithm.hparams["backbone"] for run in subject.pair.values()))
     backbones.sort(key=lambda name: name != "auto")
     pairs = []
-    for name in ALGORITHMS if small else sorted(used):
+    # Of what other packages offer, only what the sweep has used: the rest may not even load.
+    all_of_them = [*ALGORITHMS.registered, *sorted(used & ALGORITHMS.offers.keys())]
+    for name in all_of_them if small else sorted(used):
         own = default_hparams(name, subject.run.spec.dataset)["backbone"]
         pairs += [(name, backbone) for backbone in (backbones if own == "auto" else [own])]
     return pairs

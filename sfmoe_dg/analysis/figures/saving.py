@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from sfmoe_dg.records import atomic_file, write_atomic
+from sfmoe_dg.records import atomic_file, make_folder, write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +43,7 @@ def save_figure(folder: Path, name: str, figure: Figure, data: pd.DataFrame, cap
     The same figure gives the same bytes whenever it is saved.
     """
     assert "\n" not in caption, "a caption is one line"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     paths = [folder / f"{name}.{suffix}" for suffix in ("png", "pdf", "csv", "txt")]
     for path, undated in zip(paths[:2], ({"Software": None}, {"CreationDate": None}), strict=True):
         with atomic_file(path) as file:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +17,8 @@ from sfmoe_dg.analysis.opened import OpenedRun, Selection, open_run
 from sfmoe_dg.checkpoint import MODEL_FILE, TENSORS_FILE, load_model
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.models.moe import moe_layers
-from sfmoe_dg.records import RESULTS, Record
+from sfmoe_dg.records import RESULTS, Record, last_record
+from sfmoe_dg.registry import unknown
 from sfmoe_dg.selection import num_domains
 
 
@@ -55,7 +55,7 @@ def candidates(root: Path) -> list[Candidate]:
         folder = path.parent
         if not (folder / "done").is_file() or not any((folder / name).is_file() for name in (MODEL_FILE, TENSORS_FILE)):
             continue
-        record: Record = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
+        record = last_record(folder)
         envs = [env for env in range(num_domains(record)) if env not in record["args"]["test_envs"]]
         accs = [record[f"env{env}_out_acc"] for env in envs]
         found.append(Candidate(folder, record, float(np.mean(accs)) if accs else 0.0))
@@ -128,10 +128,13 @@ class Subject:
 
         Raises:
             NotApplicable: if there are none.
+            UserError: if the one that was asked for is none of them.
         """
         names = [name for name, _ in moe_layers(self.run.algorithm)]
         if not names:
-            raise NotApplicable(f"{self.title} has no experts")
+            raise NotApplicable(f"{self.title} has no experts; give a run whose backbone has, such as one of SFMoE")
+        if self.layer is not None and self.layer not in names:
+            raise unknown("mixture-of-experts layer", self.layer, names, " for --layer")
         return names
 
     @property
