@@ -32,8 +32,10 @@ class Curve:
 
     @property
     def exponent(self) -> float:
-        """p of cost ~ size^p between the smallest and the largest size: 1 is linear, 0 constant."""
+        """p of cost ~ size^p between the smallest and the largest size: 1 is linear, 0 constant, NaN if there is one size."""
         low, high = min(self.rounds), max(self.rounds)
+        if low == high:
+            return math.nan
         return math.log(self.median(high) / self.median(low)) / math.log(high / low)
 
 

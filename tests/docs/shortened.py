@@ -40,7 +40,10 @@ SHORTENINGS = (
     Shortening(
         r"(bench/scaling\.py) --rounds \d+", r"\1 --what experts --experts 2 4 --rounds 1 --batch 1 --figures ."
     ),
-    Shortening(r"(bench/scaling\.py --what processes)", r"\1 --rounds 1 --jobs 1 --runs 3 --steps 2 --figures ."),
+    Shortening(
+        r"(bench/scaling\.py --what processes)",
+        r"\1 --rounds 1 --jobs 1 2 --runs 3 --steps 2 --shared_batch 2 --figures .",
+    ),
     Shortening(r"--seconds_per_step S --eval_rate R --cores C\b", "--seconds_per_step 1 --eval_rate 100 --cores 8"),
     # Pictures of 224 pixels on a CPU, and weights that would be downloaded.
     Shortening(r'("pretrained": false)\}', r'\1, "batch_size": 1}'),
