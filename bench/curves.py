@@ -32,7 +32,7 @@ class Curve:
 
     @property
     def exponent(self) -> float:
-        """p of cost ~ size^p between the smallest and the largest size: 1 is linear, 0 constant, NaN if there is one size."""
+        """p of cost ~ size^p between the smallest and the largest size: 1 is linear, 0 constant. NaN of one size."""
         low, high = min(self.rounds), max(self.rounds)
         if low == high:
             return math.nan
