@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from sfmoe_dg.registry import REGISTRIES, open_registry
 
 # Before torch is imported: no look-ups on the network, and one thread per test process, since pytest-xdist runs two.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -28,3 +32,17 @@ def shared_data() -> Path:
     if not (root / "PACS").is_dir():
         pytest.skip(f"real sample data not found in {root}; set SFMOE_DG_TEST_DATA to run this test")
     return root
+
+
+@pytest.fixture(autouse=True)
+def forgotten_plugins() -> Iterator[None]:
+    """What a test registers is gone after it, and so are the plug-in files that it loaded: tests share a process."""
+    # Those that take torch to import are left alone by tests that have not imported it.
+    here = [what for what, place in REGISTRIES.items() if what != "backbones" or place.partition(":")[0] in sys.modules]
+    registered = {what: set(open_registry(what).registered) for what in here}
+    yield
+    for what, names in registered.items():
+        for name in set(open_registry(what).registered) - names:
+            del open_registry(what)[name]
+            for module in [module for module in sys.modules if module.startswith("sfmoe_dg_plugin_")]:
+                del sys.modules[module]
