@@ -62,13 +62,14 @@ def sparse_run(folder: Path) -> str:
 
 def execute(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """A command line through bash, as a reader in this folder would give it."""
-    environment = os.environ | {
+    # The make that runs the tests hands its own flags and variables on.
+    variables = re.findall(r"^(\w+) *\?=", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    handed_on = {"MAKEFLAGS", "MAKELEVEL", *variables}
+    environment = {name: value for name, value in os.environ.items() if name not in handed_on} | {
         "PATH": f"{folder / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "PYTHON": sys.executable,
         "SFMOE_DG_CACHE": str(folder / "cache"),
     }
-    for name in ("MAKEFLAGS", "MAKELEVEL"):
-        environment.pop(name, None)  # of the make that runs the tests
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
         cwd=folder,
