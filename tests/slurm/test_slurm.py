@@ -184,7 +184,7 @@ def test_more_tasks_than_an_array_and_the_user_may_have(cluster, studies, local_
         # Slow runs: none may leave the queue before the second sweep asks for room in it.
         first = Sweep(cluster.environment, studies[1], tmp_path / "out", "--launcher", "slurm", nap=5.0)
         output = first.printed()
-        again = Sweep(cluster.environment, studies[1], tmp_path / "out", "--launcher", "slurm").end()
+        again = Sweep(cluster.environment, studies[1], tmp_path / "out", "--launcher", "slurm").printed()
     finally:
         if cluster.has_accounting:
             cluster.ask("sacctmgr", "--immediate", "modify", "user", "root", "set", "MaxSubmitJobs=-1")
