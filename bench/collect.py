@@ -7,8 +7,9 @@ Runs are made up, the same every time: 14 algorithms, 7 data sets, 20 draws of h
 and every pair of domains held out, records with the keys and sizes of real ones. Some runs are missing, as in the
 published sweep. ``--part N`` keeps one of N settings (algorithm, data set, draw, trial) with all of its runs, since
 upstream needs minutes and many gigabytes for the whole. Each collector is a process of its own, they take turns, and
-what they print must be equal byte for byte. Memory is the highest sum over a collector's processes, looked at 20
-times a second; pages that they share count once for each.
+what they print must be equal byte for byte. Every file is read once before each turn, so that all find the sweep in the
+operating system's cache: programs are compared, not the disk. Memory is the highest sum over a collector's processes,
+looked at 20 times a second; pages that they share count once for each.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -167,6 +170,12 @@ def collectors(root: Path, domainbed: str | None, before: str | None) -> dict[st
     return found
 
 
+def warm(root: Path) -> None:
+    """Reads all files, several at a time, so that the operating system has them at hand."""
+    with ThreadPoolExecutor(16) as pool:
+        deque(pool.map(lambda path: len(path.read_bytes()), root.glob("*/results.jsonl")), maxlen=0)
+
+
 def take_turn(command: Sequence[str], folder: str | None, output: Path) -> Turn:
     """Runs a command with its standard output in a file."""
     started = time.perf_counter()
@@ -196,11 +205,12 @@ def memory_of_session(session: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def compare(commands: Mapping[str, tuple[list[str], str | None]], output: Path, rounds: int) -> None:
+def compare(commands: Mapping[str, tuple[list[str], str | None]], root: Path, output: Path, rounds: int) -> None:
     """Prints what every collector took; ends with an error where their tables differ."""
     turns: dict[str, list[Turn]] = {name: [] for name in commands}
     tables: dict[str, bytes] = {}
     for number, (name, (command, folder)) in itertools.product(range(rounds), commands.items()):
+        warm(root)
         turns[name].append(take_turn(command, folder, output))
         print(f"round {number + 1}, {name}: {turns[name][-1]}", file=sys.stderr)
         if tables.setdefault(name, output.read_bytes()) != tables[next(iter(tables))]:
@@ -219,7 +229,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", type=int, default=1, metavar="N", help="one of N settings; default: all")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--domainbed", metavar="DIR", help="a checkout of DomainBed; without it only ours is run")
+    parser.add_argument(
+        "--domainbed",
+        metavar="DIR",
+        default=os.environ.get("DOMAINBED_DIR"),
+        help="a checkout of DomainBed, by default $DOMAINBED_DIR; without it only ours is run",
+    )
     parser.add_argument("--before", metavar="DIR", help="a checkout of an earlier version of this project")
     parser.add_argument("--sweep", type=Path, metavar="DIR", help="make the sweep here, or use the one that is here")
     args = parser.parse_args()
@@ -229,7 +244,8 @@ def main() -> None:
             started = time.perf_counter()
             records = write_sweep(root, args.part)
             print(f"{records:,} records written in {time.perf_counter() - started:.0f} s", file=sys.stderr)
-        compare(collectors(root.resolve(), args.domainbed, args.before), Path(folder) / "table.txt", args.rounds)
+        commands = collectors(root.resolve(), args.domainbed, args.before)
+        compare(commands, root, Path(folder) / "table.txt", args.rounds)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import NamedTuple, cast
 
@@ -82,7 +83,7 @@ class Block:
         assert self.alone
         return self.values[:, 3:]
 
-    @property
+    @cached_property  # asked for several times for every block and way of selection
     def alone(self) -> bool:
         """Whether one domain alone is held out."""
         return len(self.facts.test_envs) == 1

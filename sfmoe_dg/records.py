@@ -142,7 +142,7 @@ class Notes:
         """A run with records, the first of which is of ``first``; ``repeated``: two of them are of the same step."""
         self._note_repeats(name, first, repeated)
         if first.dataset not in self.domains:
-            self._note_domains(self._root / name / "run.json", first.dataset)
+            self._note_domains(os.path.join(self._root, name, "run.json"), first.dataset)
 
     def no_records(self) -> UserError:
         root, problems = self._root, self.problems
@@ -170,7 +170,7 @@ class Notes:
                 "their records are pooled: move one of the two away"
             )
 
-    def _note_domains(self, path: Path, dataset: str) -> None:
+    def _note_domains(self, path: str, dataset: str) -> None:
         if not os.path.exists(path):
             return
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -107,9 +108,10 @@ def _best(val_accs: Floats, test_accs: Floats, steps: Floats) -> Choice:
 
 
 def _first_highest(values: Floats) -> int:
-    if np.isnan(values[0]):
-        return 0
-    return int(np.argmax(np.where(np.isnan(values), -np.inf, values)))
+    first = int(values.argmax())  # of NaNs, if there are any
+    if first == 0 or not np.isnan(values[first]):
+        return first
+    return 0 if np.isnan(values[0]) else int(np.nanargmax(values))
 
 
 def _choice(place: int, val_accs: Floats, test_accs: Floats, steps: Floats) -> Choice:
@@ -131,7 +133,7 @@ def training_domain_validation(records: Records, test_env: int) -> Choice | None
     alone = [block for block in as_blocks(records) if block.alone]
     if not alone:
         return None
-    val_accs = np.concatenate([_validation(block, test_env) for block in alone])
+    val_accs = _joined([_validation(block, test_env) for block in alone])
     return _best(val_accs, *_test_accs_and_steps(alone, test_env))
 
 
@@ -143,8 +145,11 @@ def _validation(block: Block, test_env: int) -> Floats:
 
 
 def _test_accs_and_steps(alone: Sequence[Block], test_env: int) -> tuple[Floats, Floats]:
-    test_accs = np.concatenate([block.held_out_in(test_env) for block in alone])
-    return test_accs, np.concatenate([block.steps for block in alone])
+    return _joined([block.held_out_in(test_env) for block in alone]), _joined([block.steps for block in alone])
+
+
+def _joined(parts: Sequence[Floats]) -> Floats:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def leave_one_domain_out(records: Records, test_env: int) -> Choice | None:
@@ -170,8 +175,9 @@ def leave_one_domain_out(records: Records, test_env: int) -> Choice | None:
 def _side_by_side(blocks: Sequence[Block]) -> bool:
     """Whether all blocks have the same steps, in order and each once, so that a column is a run."""
     first = blocks[0]
-    return bool(np.all(np.diff(first.steps) > 0)) and all(
-        block.num_domains == first.num_domains and np.array_equal(block.steps, first.steps) for block in blocks[1:]
+    steps = first.steps.tolist()  # quicker than arrays, of which comparing costs more than the few numbers in them
+    return all(a < b for a, b in pairwise(steps)) and all(
+        block.num_domains == first.num_domains and block.steps.tolist() == steps for block in blocks[1:]
     )
 
 
@@ -204,7 +210,7 @@ def oracle(records: Records, test_env: int) -> Choice | None:
     if not alone:
         return None
     test_accs, steps = _test_accs_and_steps(alone, test_env)
-    val_accs = np.concatenate([block.held_out_out for block in alone])
+    val_accs = _joined([block.held_out_out for block in alone])
     # Backwards, so that of two records of one step the one read last counts, as upstream's sort leaves it.
     last = len(steps) - 1 - _first_highest(steps[::-1])
     return _choice(last, val_accs, test_accs, steps)
