@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from blocks import ROOT, SHELL, Block, Command, blocks, commands, pages
-from readers_folder import STUDY, add_study, execute, make_folder, sparse_run
+from readers_folder import STUDY, add_birds, add_study, execute, make_folder, sparse_run
 from shortened import ELSEWHERE, ONLY_READ, SHORTENINGS, reason_not_to_run, shortened
 
 from sfmoe_dg.algorithms import ALGORITHMS
@@ -99,7 +99,7 @@ def test_blocks_and_commands_are_found():
 
 def test_commands_are_shortened_and_the_rest_stays():
     assert shortened("sfmoe-dg train --dataset PACS --data_dir DATA", "r") == (
-        """sfmoe-dg train --dataset PACS --data_dir DATA --steps 2 --hparams '{"batch_size": 1, "pretrained": false}'"""
+        """sfmoe-dg train --dataset PACS --data_dir DATA --steps 2 --hparams '{"batch_size": 2, "pretrained": false}'"""
     )
     assert shortened("sfmoe-dg analyze results/quickstart/RUN --what parts", "r") == (
         "sfmoe-dg analyze results/quickstart/r --what parts"
@@ -220,7 +220,10 @@ def finished(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("page", WITH_SOMETHING_TO_RUN)
 def test_every_block_works_in_the_order_of_the_page(page, finished, tmp_path):
     folder = make_folder(tmp_path / "clone")
-    add_study(folder, finished, (ROOT / page).read_text(encoding="utf-8"))
+    text = (ROOT / page).read_text(encoding="utf-8")
+    add_study(folder, finished, text)
+    if "CUB" in text:
+        add_birds(folder, text)
     run = sparse_run(finished)
     for block in blocks_of(page):
         if block.language == SHELL:
