@@ -81,6 +81,7 @@ bench: $(STAMP) ## measure speed, as ratios
 	$(if $(DATA),$(BIN)/python bench/image_folder_steps.py --data_dir '$(DATA)')
 	$(if $(DATA),$(BIN)/python bench/input_path.py --data_dir '$(DATA)')
 	$(if $(DATA),$(BIN)/python bench/whole_run.py --data_dir '$(DATA)')
+	$(BIN)/python bench/targets.py
 
 docs: $(STAMP) ## build the documentation site in site/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'

@@ -31,6 +31,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from targets import note
+
 RECORDS = 1_833_734
 # fmt: off
 ALGORITHMS = (
@@ -222,6 +224,10 @@ def compare(commands: Mapping[str, tuple[list[str], str | None]], root: Path, ou
         seconds, cpu, mib = (statistics.median(values) for values in zip(*found, strict=True))
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         print(f"| {name} | {seconds:.2f} | {cpu:.2f} | {mib:,.0f} | {spread} |")
+        if name == "DomainBed":
+            note("collect, time", f"{spread}, {records:,} records, {rounds} rounds")
+        elif name == "sfmoe_dg":
+            note("collect, memory", f"{mib / 1024:.2f}, {records:,} records")
     print(f"\nThe tables are equal: {len(tables['sfmoe_dg']):,} bytes.")
 
 

@@ -28,7 +28,7 @@ def losses(spec: RunSpec, steps: int) -> tuple[list[float], float]:
     found, seconds = [], []
     for batch in setup.train_loader.batches(0, steps):
         started = time.perf_counter()
-        found.append(setup.algorithm.update(batch.minibatches)["loss"])
+        found.append(float(setup.algorithm.update(batch.minibatches)["loss"]))
         seconds.append(time.perf_counter() - started)
     setup.close()
     return found, statistics.median(seconds)

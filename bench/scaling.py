@@ -216,8 +216,9 @@ def seconds_of_shared_step(root: Path, processes: int, mode: str, batch: int) ->
     """Of one run that so many processes share through gloo, a thread each; evaluations are left out."""
     with tempfile.TemporaryDirectory(dir=root) as folder:
         launch = ["torch.distributed.run", "--nproc-per-node", str(processes), "-m"] if processes > 1 else []
+        how = ["--parallel", mode] if processes > 1 else []
         words = ["sfmoe_dg", "train", "--dataset", "StyledDigits", "--algorithm", "SFMoE", "--device", "cpu", "--steps",
-                 "31", "--checkpoint_freq", "31", "--parallel", mode, "--skip_model_save", "--output_dir", folder,
+                 "31", "--checkpoint_freq", "31", *how, "--skip_model_save", "--output_dir", folder,
                  "--hparams", json.dumps({"batch_size": batch})]  # fmt: skip
         subprocess.run([sys.executable, "-m", *launch, *words], capture_output=True, check=True)
         return float(json.loads((Path(folder) / "results.jsonl").read_text().splitlines()[-1])["step_time"])

@@ -127,6 +127,8 @@ def show(title: str, before: Found, after: Found, pick: Callable[[Any], float]) 
 
 
 def main() -> None:
+    from targets import note  # here, since the runs load this file as a plug-in
+
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--before", type=Path, help="a checkout to compare with")
@@ -142,6 +144,9 @@ def main() -> None:
     show("command, seconds of CPU", commands[1], commands[0], lambda found: found)
     show("stage of a run, seconds of CPU", runs[1], runs[0], lambda found: found[0])
     show("stage of a run, seconds of wall time", runs[1], runs[0], lambda found: found[1])
+    cpu, wall = ([found["**fixed cost**"][kind] for found in runs[0]] for kind in range(2))
+    spread = f"{statistics.median(wall):.2f} ({min(wall):.2f} to {max(wall):.2f})"
+    note("startup", f"{spread}, {statistics.median(cpu):.2f} of CPU, {args.rounds} rounds")
 
 
 if MARKS in os.environ:

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from targets import note
 
 from sfmoe_dg.algorithms import default_hparams
 from sfmoe_dg.algorithms.base import Precision
@@ -36,7 +37,7 @@ NETWORKS = {
     "ViT-S/16": "vit_small_patch16_224",
     "SF-MoE-S/16": "sf_moe_small_patch16_224",
 }
-DENSE = "ViT-S/16"
+DENSE, SPARSE = "ViT-S/16", "SF-MoE-S/16"
 STAGES = ("forward", "backward", "optimizer", "metrics", "update", "evaluation")
 SHAPE, CLASSES, DOMAINS = (3, 224, 224), 7, 3
 
@@ -129,6 +130,7 @@ def ratio_table(rounds: dict[str, list[dict[str, float]]], benches: dict[str, Be
     ]
     macs = {name: prediction_macs(bench.algorithm, bench.minibatches[0][0][:1]) for name, bench in benches.items()}
     memory = {name: peak_memory(bench.algorithm.train(), bench.minibatches) for name, bench in benches.items()}
+    dense_share = "-"
     for name, found in rounds.items():
         pairs = list(zip(found, rounds[DENSE], strict=True))
         low, update, high = quartiles([mine["update"] / dense["update"] for mine, dense in pairs])
@@ -138,7 +140,19 @@ def ratio_table(rounds: dict[str, list[dict[str, float]]], benches: dict[str, Be
         share = f"{100 * used:.1f} %" if args.peak_tflops < float("inf") else "-"
         cells = [f"{update:.2f}", f"{low:.2f}–{high:.2f}", f"{evaluation:.2f}", f"{macs[name] / macs[DENSE]:.2f}"]
         lines.append(f"| {name} | " + " | ".join([*cells, f"{memory[name] / memory[DENSE]:.2f}", share]) + " |")
+        if name == SPARSE and is_of_targets(args, len(benches[name].images)):
+            note("gpu, step", f"{update:.2f} ({low:.2f}–{high:.2f}), {args.rounds} rounds")
+            note("gpu, memory", f"{memory[name] / memory[DENSE]:.2f}")
+            if args.peak_tflops < float("inf"):
+                note("gpu, utilisation", f"{share}, dense {dense_share}")
+        dense_share = share if name == DENSE else dense_share
     return "\n".join(lines)
+
+
+def is_of_targets(args: argparse.Namespace, images: int) -> bool:
+    """Whether targets.py speaks of such a measurement."""
+    as_it_is = args.memory_format == "contiguous" and args.compile == "none"
+    return args.device.startswith("cuda") and args.precision == "bf16" and images == 96 and as_it_is
 
 
 def evaluation_batches(benches: dict[str, Bench], args: argparse.Namespace) -> str:

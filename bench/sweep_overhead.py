@@ -18,10 +18,11 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+
+from stopwatch import Stopwatch
 
 from sfmoe_dg.launch import Job
 from sfmoe_dg.launch.pool import Pool, make_places
@@ -125,17 +126,6 @@ def bench_many(root: Path, count: int, rounds: int) -> None:
 # ------------------------------------------------------------------------------------------------------ one run
 
 
-def timed(seconds: dict[str, float], name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    def call(*args: Any, **kwargs: Any) -> Any:
-        started = time.perf_counter()
-        try:
-            return function(*args, **kwargs)
-        finally:
-            seconds[name] += time.perf_counter() - started
-
-    return call
-
-
 def train_timed(output_dir: Path, run_id: str, born: float) -> None:
     """Train one run of a folder's plan as ``sfmoe-dg train`` does, and print the seconds of its stages as JSON."""
     from sfmoe_dg import train
@@ -143,21 +133,19 @@ def train_timed(output_dir: Path, run_id: str, born: float) -> None:
     from sfmoe_dg.lease import Lease
     from sfmoe_dg.prepare import Execution
 
-    seconds = defaultdict[str, float](float)
-    seconds["start and imports"] = time.time() - born
+    imported, watch = time.time() - born, Stopwatch()
     stages = {"prepare": "data and model", "acquire": "lease: take", "evaluate": "evaluations", "save_state": "save"}
-    stages |= {"append_record": "record", "save_model": "model.pkl", "describe": "run.json"}
+    stages |= {"append_record": "record", "save_trained": "model files", "describe": "run.json"}
     for name, stage in stages.items():
-        setattr(train, name, timed(seconds, stage, getattr(train, name)))
+        setattr(train, name, watch.timed(stage, getattr(train, name)))
     # The class is what every instance is looked up in.
-    ERM.update = timed(seconds, "the step itself", ERM.update)  # type: ignore[method-assign]
-    Lease.release = timed(seconds, "lease: give back", Lease.release)  # type: ignore[method-assign]
+    ERM.update = watch.timed("the step itself", ERM.update)  # type: ignore[method-assign]
+    Lease.release = watch.timed("lease: give back", Lease.release)  # type: ignore[method-assign]
     run = next(run for run in load_plans(output_dir) if run.run_id == run_id)
     started = time.perf_counter()
     train.train(run, output_dir / run_id, Execution(device="cpu", num_workers=0))
-    inside = time.perf_counter() - started
-    seconds["other"] = inside - sum(value for name, value in seconds.items() if name != "start and imports")
-    print(json.dumps(seconds | {"end": time.time()}))
+    other = time.perf_counter() - started - sum(watch.seconds.values())
+    print(json.dumps({"start and imports": imported, **watch.seconds, "other": other, "end": time.time()}))
 
 
 def bench_run(root: Path, rounds: int) -> None:

@@ -10,6 +10,8 @@ user and system time of a command and all of its workers.
 - b: the same with 1 worker in each of DomainBed's loaders.
 - c: ViT-S/16; DomainBed's loop around timm's, ours, and our mixtures of experts.
 
+"Channels last" and "bf16" are options that change roundings and stand in the records; the others train the same.
+
 A second table says where our commands' time went. It comes from hooks that this script puts around the training loop;
 the loop is not changed. Forward is what an update takes besides backward and optimizer. Nothing is downloaded: where
 DomainBed would fetch weights, the same architecture is built without. Without ``--domainbed`` (or $DOMAINBED_DIR), only
@@ -33,6 +35,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from targets import note
+
 RESNET = {"resnet18": True, "resnet50_augmix": False, "resnet_dropout": 0.0}
 DEIT = "deit_small_patch16_224"
 STAGES = (
@@ -50,6 +54,8 @@ class Command:
         flags: besides those that all commands of a job share.
         workers: in each of DomainBed's loaders; None: the command is ours.
         target: how many times as fast as the first command of the job it is meant to be.
+        until_done: wall time until its run's last file is there. DomainBed then waits for its loaders' workers to end,
+            one after the other, five seconds each at most.
     """
 
     name: str
@@ -58,6 +64,7 @@ class Command:
     workers: int | None = None
     target: str = ""
     wall: list[float] = field(default_factory=list)
+    until_done: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     stages: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
@@ -82,6 +89,7 @@ WORK = {
 def commands(job: str, cache_dir: str) -> list[Command]:
     """DomainBed's first: the others are compared with it."""
     from_cache = ("--images", "cached", "--cache_dir", cache_dir)
+    half = ("--precision", "bf16")
     if job == "c":
         vit = {"backbone": DEIT, "pretrained": False}
         experts = {"pretrained": False, "lr": 5e-5}
@@ -90,15 +98,20 @@ def commands(job: str, cache_dir: str) -> list[Command]:
             Command("DomainBed, timm's ViT-S/16", RESNET | {"vit_dropout": 0.0}, workers=8),
             Command("ours, ViT-S/16", vit, target="2"),
             Command("ours, ViT-S/16, cached", vit, from_cache),
+            Command("ours, ViT-S/16, cached, bf16", vit, (*from_cache, *half)),
             Command("ours, SF-MoE-S/16, experts in 6 of 12 blocks", experts, ("--algorithm", "SFMoE")),
             Command("ours, SF-MoE-S/16, experts in the last two", last_two, ("--algorithm", "SFMoE")),
             Command("ours, GMoE-S/16", experts, ("--algorithm", "GMoE")),
         ]
     resnet, many = RESNET | {"pretrained": False}, job == "a"
+    last = ("--memory_format", "channels_last")
     return [
         Command("DomainBed", RESNET, workers=8 if many else 1),
         Command("ours, files", resnet, target="4" if many else "1.5"),
         Command("ours, cached", resnet, from_cache, target="6" if many else "2"),
+        Command("ours, files, channels last", resnet, last),
+        Command("ours, cached, channels last", resnet, (*from_cache, *last)),
+        Command("ours, cached, channels last, bf16", resnet, (*from_cache, *last, *half)),
     ]
 
 
@@ -127,9 +140,10 @@ def measure(command: Command, work: Work, args: argparse.Namespace) -> None:
             )
             _, status, usage = os.wait4(process.pid, 0)
             ended = time.time()
-        lines = told.read_text().splitlines()
-        if status or not Path(output_dir, "done").exists():
+        lines, done = told.read_text().splitlines(), Path(output_dir, "done")
+        if status or not done.exists():
             raise SystemExit("\n".join([*lines[-20:], f"{command.name} failed"]))
+        command.until_done.append(done.stat().st_mtime - started)
     command.wall.append(ended - started)
     command.cpu.append(usage.ru_utime + usage.ru_stime)
     print(f"{command.name}: {command.wall[-1]:.1f} s, {command.cpu[-1]:.1f} s of CPU", file=sys.stderr, flush=True)
@@ -180,14 +194,15 @@ def run_ours(born: float, flags: list[str]) -> None:
     from stopwatch import Stopwatch, put_hooks
 
     from sfmoe_dg import cli
+    from sfmoe_dg.cli.quick_imports import quick_imports
 
     watch = Stopwatch()
-    put_hooks(watch)
+    with quick_imports():  # as the command imports
+        put_hooks(watch)
     watch.seconds["start-up"] = time.time() - born
     code = cli.main(["train", *flags])
     print(json.dumps(dict(watch.seconds) | {"end": time.time()}), flush=True)
-    if code:
-        raise SystemExit(code)
+    os._exit(code)  # as the command itself does
 
 
 # ------------------------------------------------------------------------------------------------------ tables
@@ -199,13 +214,29 @@ def ratios(base: Sequence[float], own: Sequence[float]) -> str:
     return f"{statistics.median(found):.2f} ({min(found):.2f}–{max(found):.2f})"
 
 
+def note_targets(job: str, found: Sequence[Command], work: Work, rounds: int) -> None:
+    """Keeps what was measured for targets.py: DomainBed is the first, where it took part."""
+    named = {one.name.removeprefix("ours, "): one for one in found}
+    where = f"{work.steps} steps of {work.batch_size} images per domain, {rounds} rounds"
+    if found[0].workers:
+        for name in named.keys() & {"files", "cached", "ViT-S/16"}:
+            done = ratios(found[0].until_done, named[name].until_done)
+            note(f"{job}, {name}", f"{ratios(found[0].wall, named[name].wall)}; until `done` {done}; {where}")
+    many = {kind: one for one in found for kind in ("6 of 12", "the last two") if f"experts in {kind}" in one.name}
+    if many and "ViT-S/16" in named:
+        over = [f"{ratios(one.wall, named['ViT-S/16'].wall)} with experts in {kind}" for kind, one in many.items()]
+        note(f"{job}, SF-MoE", f"{'; '.join(over)}; {where}")
+
+
 def show(found: Sequence[Command]) -> None:
     print(
-        "| command | wall s | CPU s | wall, times as fast | CPU, times as little | target |\n|---|---|---|---|---|---|"
+        "| command | wall s | until done | CPU s | wall, times as fast | until done | CPU, times as little | target |\n"
+        "|---|---|---|---|---|---|---|---|"
     )
     for one in found:
-        seconds = f"{statistics.median(one.wall):.1f} | {statistics.median(one.cpu):.1f}"
-        faster = f"{ratios(found[0].wall, one.wall)} | {ratios(found[0].cpu, one.cpu)}"
+        kinds = ("wall", "until_done", "cpu")
+        seconds = " | ".join(f"{statistics.median(getattr(one, kind)):.1f}" for kind in kinds)
+        faster = " | ".join(ratios(getattr(found[0], kind), getattr(one, kind)) for kind in kinds)
         print(f"| {one.name} | {seconds} | {faster} | {one.target and '≥ ' + one.target} |")
     ours = [one for one in found if one.stages]
     print("\n| seconds of ours | " + " | ".join(one.name.removeprefix("ours, ") for one in ours) + " |")
@@ -253,6 +284,8 @@ def main() -> None:
                 for one in commands(job, cache_dir)
                 if (args.domainbed if one.workers else not args.only or args.only in one.name)
             ]
+            if not theirs_or_ours:
+                raise SystemExit(f"no command of job {job} has {args.only!r} in its name")
             for _ in range(args.rounds):
                 for one in theirs_or_ours:
                     measure(one, work, args)
@@ -260,6 +293,7 @@ def main() -> None:
             print(f"{work.steps} steps of {work.batch_size} images per domain, an evaluation every "
                   f"{work.checkpoint_freq}, {args.threads} threads, {args.rounds} rounds.\n")  # fmt: skip
             show(theirs_or_ours)
+            note_targets(job, theirs_or_ours, work, args.rounds)
 
 
 if __name__ == "__main__":
