@@ -18,18 +18,21 @@ import numpy as np
 
 from sfmoe_dg.algorithms.base import Algorithm
 from sfmoe_dg.checkpoint import MODEL_FILE, load_model, save_trained
-from sfmoe_dg.data.loaders import EvalLoader
-from sfmoe_dg.data.transforms import ImageTransform
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.evaluate import evaluate, validation_accuracy
+from sfmoe_dg.lease import refuse_living_owner
 from sfmoe_dg.models.matching import match_experts
-from sfmoe_dg.prepare import Execution, Setup, describe, only_validation, prepare
+from sfmoe_dg.prepare import Execution, Setup, describe, open_validation, prepare
+from sfmoe_dg.record_lines import num_domains, options_label
 from sfmoe_dg.records import RESULTS, Record, append_record, last_record, load_records, make_folder, write_atomic
+from sfmoe_dg.registry import unknown
 from sfmoe_dg.run import RunSpec
-from sfmoe_dg.selection import num_domains
+from sfmoe_dg.sweep import CHECKPOINT
 from sfmoe_dg.weight_average import RunningMean, move_towards, tensors
 
 SOUPS = ("restricted", "uniform")
+SPLIT_ARGS = ("task", "holdout_fraction", "uda_holdout_fraction")
+"""The arguments, beside those that runs are looked for by, that decide which images a run is trained on."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def find_members(
     """The runs to average, from the highest accuracy on the training domains' out-splits down, and what was left out.
 
     Raises:
-        UserError: if there are none.
+        UserError: if there are none, or they differ in what they were trained on or how.
     """
     load_records(input_dir)  # says what is wrong with a folder that has no records at all
     wanted = {"dataset": dataset, "algorithm": algorithm, "test_envs": [test_env], "trial_seed": trial_seed}
@@ -79,7 +82,20 @@ def find_members(
         described = ", ".join(f"{name} {value}" for name, value in wanted.items())
         reason = left_out[0] if left_out else "see sfmoe-dg status"
         raise UserError(f"no finished run with a model in {input_dir} of {described}: {reason}")
+    _refuse_mixture(found)
     return sorted(found, key=lambda member: -member.val_acc), left_out
+
+
+def _refuse_mixture(members: Sequence[Member]) -> None:
+    """Runs of other splits have seen each other's validation images, and other options are another method."""
+    values = {name: {member.record["args"].get(name) for member in members} for name in SPLIT_ARGS}
+    values["options"] = {options_label(member.record) or "none" for member in members}
+    differing = [f"{name} ({', '.join(sorted(map(str, v)))})" for name, v in values.items() if len(v) > 1]
+    if differing:
+        raise UserError(
+            f"the runs in {members[0].folder.parent} that could be averaged differ in {' and '.join(differing)}; "
+            "put those that belong together into a folder of their own"
+        )
 
 
 def make_soup(
@@ -100,11 +116,13 @@ def make_soup(
         tell: called with a line for every model tried.
 
     Raises:
-        UserError: if models do not fit together, or the folder holds a finished run.
+        UserError: on an unknown kind; if models do not fit together, or one is not made of numbers; or if the folder
+            holds a run.
     """
+    if kind not in SOUPS:
+        raise unknown("soup", kind, SOUPS)
     folder = Path(output_dir)
-    if (folder / "done").exists():
-        raise UserError(f"{folder} holds a finished run; choose another --output_dir")
+    _refuse_taken(folder)
     setup = prepare(_spec(members[0].record, data_dir), execution)
     try:
         algorithm, chosen = _restricted(setup, members, tell) if kind == "restricted" else _uniform(setup, members)
@@ -115,10 +133,19 @@ def make_soup(
     make_folder(folder)
     about = describe(setup) | {"soup": [str(member.folder) for member in chosen]}
     write_atomic(folder / "run.json", json.dumps(about, indent=1, sort_keys=True) + "\n")
-    append_record(folder / RESULTS, record)
     save_trained(folder, algorithm, members[0].record["args"] | {"output_dir": str(output_dir)})
+    append_record(folder / RESULTS, record)
     write_atomic(folder / "done", "done")
     return Soup(algorithm, tuple(chosen), record)
+
+
+def _refuse_taken(folder: Path) -> None:
+    if (folder / "done").exists():
+        raise UserError(f"{folder} holds a finished run; choose another --output_dir")
+    refuse_living_owner(folder)
+    begun = [name for name in (RESULTS, CHECKPOINT) if (folder / name).exists()]
+    if begun:
+        raise UserError(f"{folder} holds a run that is not finished ({begun[0]}); choose another --output_dir")
 
 
 def _spec(record: Record, data_dir: str | None) -> RunSpec:
@@ -132,7 +159,6 @@ class _Pot:
     """A running mean of models, poured into one algorithm."""
 
     def __init__(self, setup: Setup, first: Member) -> None:
-        self._device = setup.device
         self._first, self._reference = first, load_model(first.folder)
         self.algorithm = load_model(first.folder).to(setup.device)
         self.algorithm.precision = setup.algorithm.precision
@@ -146,6 +172,12 @@ class _Pot:
             raise UserError(
                 f"the models of {member.folder} and {self._first.folder} differ in shape: no mean of both; average "
                 "runs of one backbone"
+            )
+        odd = [name for name, value in own.items() if value.is_floating_point() and not value.isfinite().all()]
+        if odd:
+            raise UserError(
+                f"the model in {member.folder} diverged: {odd[0]} holds values that are not finite; move that run's "
+                "folder elsewhere"
             )
         match_experts(model, self._reference)
         mean = self.mean.copy()
@@ -167,7 +199,7 @@ def _uniform(setup: Setup, members: Sequence[Member]) -> tuple[Algorithm, list[M
 
 def _restricted(setup: Setup, members: Sequence[Member], tell: Callable[[str], None]) -> tuple[Algorithm, list[Member]]:
     pot, chosen, best = _Pot(setup, members[0]), list[Member](), -np.inf
-    loader = _validation_loader(setup)
+    loader = open_validation(setup)
     try:
         for member in members:
             mean = pot.with_member(member)
@@ -181,17 +213,6 @@ def _restricted(setup: Setup, members: Sequence[Member], tell: Callable[[str], N
     finally:
         loader.close()
     return pot.pour(pot.mean), chosen
-
-
-def _validation_loader(setup: Setup) -> EvalLoader:
-    """The training domains' out-splits without augmentation."""
-    dataset, spec = setup.dataset, setup.spec
-    train_envs = [i for i in range(len(dataset)) if i not in spec.test_envs]
-    splits = only_validation(setup.splits, train_envs)
-    mean, std = setup.algorithm.normalization
-    clean = ImageTransform(size=dataset.input_shape[-1], mean=mean, std=std)
-    shuffled = setup.algorithm.predicts_in_context
-    return EvalLoader(dataset, splits, [clean] * len(dataset), seed=spec.seed, shuffled=shuffled, device=setup.device)
 
 
 def _record(setup: Setup, chosen: Sequence[Member], kind: str, output_dir: str) -> Record:

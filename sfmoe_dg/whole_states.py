@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from sfmoe_dg.distributed import World
+from sfmoe_dg.models.expert_parallel import held_experts
 
 
 def mark_as_part(parameter: nn.Parameter, whole: int, rows: range) -> None:
@@ -80,12 +81,12 @@ class Weights:
     def _stacked(self, rows: Tensor, parameter: Any) -> Tensor:
         """All processes' rows; padded on the way, since they need not be equally many."""
         whole, held = parameter.part_of
-        most = -(-whole // self.world.size)
+        counts = [len(rows) for rows in held_experts(whole, self.world)]
+        most = max(counts)
         padded = rows.detach().new_zeros((most, *rows.shape[1:]))
         padded[: len(held)] = rows.detach()
         everyones = padded.new_empty((self.world.size * most, *rows.shape[1:]))
         dist.all_gather_into_tensor(everyones, padded)
-        counts = [whole // self.world.size + (rank < whole % self.world.size) for rank in range(self.world.size)]
         return torch.cat([part[:n] for part, n in zip(everyones.split(most), counts, strict=True)])
 
     def _part(self, whole: Tensor, parameter: Any) -> Tensor:

@@ -1,16 +1,20 @@
 """DiWA: which runs go in, that the mean is the mean, and that the result is a run like any other."""
 
 import json
+import shutil
 
 import pytest
 import torch
 
-from sfmoe_dg.checkpoint import load_model
+from sfmoe_dg import diwa, lease
+from sfmoe_dg.checkpoint import load_model, save_trained
 from sfmoe_dg.cli import main
+from sfmoe_dg.data.device_augment import TensorTransform
+from sfmoe_dg.data.loaders import EvalLoader
 from sfmoe_dg.diwa import find_members, make_soup
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.prepare import Execution
-from sfmoe_dg.run import RunSpec
+from sfmoe_dg.run import Options, RunSpec
 from sfmoe_dg.train import train
 from sfmoe_dg.weight_average import tensors
 
@@ -47,6 +51,80 @@ def test_no_member_is_said(sweep):
         find_members(sweep, "Debug28", "CORAL", 0, 0)
 
 
+def copied(run_folder, folder, args=(), **others):
+    """A copy of a run whose records have these arguments and keys."""
+    shutil.copytree(run_folder, folder)
+    lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    changed = [line | others | {"args": line["args"] | dict(args)} for line in lines]
+    (folder / "results.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in changed))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("args", "others", "named"),
+    [
+        ({"holdout_fraction": 0.3}, {}, r"holdout_fraction \(0.2, 0.3\)"),
+        ({"uda_holdout_fraction": 0.5}, {}, r"uda_holdout_fraction \(0, 0.5\)"),
+        ({"task": "domain_adaptation"}, {}, r"task \(domain_adaptation, domain_generalization\)"),
+        ({}, {"options": {"eval_transforms": "eval"}}, r"options \(\[eval_transforms=eval\], none\)"),
+    ],
+)
+def test_runs_of_other_splits_or_options_are_not_averaged(sweep, tmp_path, args, others, named):
+    for seed in range(2):
+        copied(sweep / f"run{seed}", tmp_path / f"run{seed}")
+    assert len(find_members(tmp_path, "Debug28", "ERM", 0, 0)[0]) == 2
+    copied(sweep / "run2", tmp_path / "run2", args, **others)
+    with pytest.raises(UserError, match=f"differ in {named}; put"):
+        find_members(tmp_path, "Debug28", "ERM", 0, 0)
+
+
+def test_an_unknown_kind_is_said(sweep, tmp_path):
+    members, _ = find_members(sweep, "Debug28", "ERM", 0, 0)
+    with pytest.raises(UserError, match="unknown soup 'unifrom': did you mean uniform"):
+        make_soup(members, "unifrom", tmp_path / "soup", CPU)
+
+
+@pytest.mark.parametrize("name", ["results.jsonl", "checkpoint.pt"])
+def test_an_unfinished_run_is_not_written_into(sweep, tmp_path, name):
+    members, _ = find_members(sweep, "Debug28", "ERM", 0, 0)
+    (tmp_path / name).write_text("begun")
+    with pytest.raises(UserError, match=f"not finished \\({name}\\)"):
+        make_soup(members, "uniform", tmp_path, CPU)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_running_run_is_not_written_into(sweep, tmp_path):
+    members, _ = find_members(sweep, "Debug28", "ERM", 0, 0)
+    with lease.acquire(tmp_path), pytest.raises(UserError, match="is being trained by"):
+        make_soup(members, "uniform", tmp_path, CPU)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_soup_that_is_cut_off_is_no_run_with_records(sweep, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(diwa, "save_trained", full)
+    members, _ = find_members(sweep, "Debug28", "ERM", 0, 0)
+    with pytest.raises(OSError, match="No space"):
+        make_soup(members, "uniform", tmp_path / "soup", CPU)
+    assert not (tmp_path / "soup" / "results.jsonl").exists()
+
+
+@pytest.mark.parametrize("kind", ["uniform", "restricted"])
+@pytest.mark.parametrize("backbone", ["mnist_cnn", "sf_moe_tiny_32"])
+def test_a_diverged_member_is_named(tmp_path, kind, backbone):
+    for seed in range(2):
+        run(tmp_path / f"run{seed}", seed, backbone)
+    model = load_model(tmp_path / "run1")
+    with torch.no_grad():
+        next(model.network.parameters()).fill_(float("nan"))
+    save_trained(tmp_path / "run1", model, {"algorithm": "ERM"})
+    members, _ = find_members(tmp_path, "Debug28", "ERM", 0, 0)
+    with pytest.raises(UserError, match="run1 diverged: featurizer"):
+        make_soup(members, kind, tmp_path / "soup", CPU)
+
+
 def test_a_uniform_soup_is_the_mean_of_all(sweep, tmp_path):
     members, _ = find_members(sweep, "Debug28", "ERM", 0, 0)
     soup = make_soup(members, "uniform", tmp_path / "soup", CPU)
@@ -67,6 +145,26 @@ def test_a_restricted_soup_keeps_what_does_not_hurt(sweep, tmp_path):
     kept = [tensors(load_model(member.folder)) for member in soup.members]
     for name, value in tensors(soup.algorithm).items():
         assert torch.allclose(value, torch.stack([model[name] for model in kept]).mean(0), atol=1e-6), name
+
+
+def test_a_restricted_soup_reads_images_as_its_runs_do(tmp_path, monkeypatch):
+    for seed in range(2):
+        run(tmp_path / f"run{seed}", seed, options=Options(images="tensors"))
+    read = []
+    original = EvalLoader.__init__
+
+    def noted(self, dataset, splits, transforms, **settings):
+        read.append((settings, transforms))
+        original(self, dataset, splits, transforms, **settings)
+
+    monkeypatch.setattr(EvalLoader, "__init__", noted)
+    members, _ = find_members(tmp_path, "Debug28", "ERM", 0, 0)
+    make_soup(members, "restricted", tmp_path / "soup", Execution(device="cpu", num_workers=0, eval_batch_size=7))
+    (evaluation, augmented), (validation, clean) = read
+    assert validation == evaluation
+    assert validation["batch_size"] == 7
+    assert {type(transform) for transform in (*augmented, *clean)} == {TensorTransform}
+    assert not any(transform.augment for transform in clean)
 
 
 def test_experts_are_matched_before_they_are_averaged(tmp_path):

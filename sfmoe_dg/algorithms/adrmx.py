@@ -13,6 +13,7 @@ from sfmoe_dg.algorithms.base import Algorithm, Minibatches, Values, unread
 from sfmoe_dg.algorithms.common_hparams import LEARNS_FROM_SCRATCH
 from sfmoe_dg.algorithms.dann import domain_labels, make_discriminator, takes_discriminator_turn
 from sfmoe_dg.algorithms.erm import make_classifier
+from sfmoe_dg.algorithms.optimisation import refuse_layer_decay
 from sfmoe_dg.hparams import Hparam, choice
 from sfmoe_dg.models.backbones import build_backbone
 from sfmoe_dg.models.routers import full_precision, full_precision_region
@@ -75,6 +76,11 @@ class ADRMX(Algorithm):
             "lr": lr,
             "remix_within_class": Hparam(False),
         }
+
+    @classmethod
+    def check_hparams(cls, hparams: dict[str, Any], where: str) -> None:
+        super().check_hparams(hparams, where)
+        refuse_layer_decay(hparams, cls.__name__, where)
 
     def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         self.update_count += 1

@@ -21,7 +21,8 @@ class ARM(ERM):
     order of their folders, the images of one class would be each other's context).
 
     The context network is not trained: upstream hands its optimiser the parameters before this one exists, so that it
-    keeps its initial values, and so do we, for the sake of published results. ``arm_train_context`` trains it.
+    keeps its initial values, and so do we, for the sake of published results (here it is frozen, which spares its
+    gradients; its batch norms see statistics). ``arm_train_context`` trains it.
     """
 
     paper = "Zhang et al., Adaptive Risk Minimization: Learning to Adapt to Domain Shift, 2021"
@@ -42,6 +43,8 @@ class ARM(ERM):
         self.context_net = make_context_network(channels)
         if hparams["arm_train_context"]:
             self.optimizer = self.adam()
+        else:
+            self.context_net.requires_grad_(False)
 
     @classmethod
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:

@@ -28,6 +28,7 @@ from sfmoe_dg.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.host_buffers import HostBuffers
 from sfmoe_dg.hparams import Hparam, require_positive, require_within
+from sfmoe_dg.run import PARALLEL_MODES as PARALLEL_MODES  # for objectives, which need no other module than this
 
 Minibatches = Sequence[tuple[Tensor, Tensor]]
 
@@ -35,9 +36,6 @@ Scalar: TypeAlias = float | Tensor
 """A number, or a tensor of one that stays on its device until somebody needs the number."""
 Values: TypeAlias = Mapping[str, Scalar]
 """What an update returns for the records, by name."""
-
-PARALLEL_MODES: tuple[str, ...] = ("ddp", "fsdp", "expert")
-"""How several processes share an update: each with all weights, with a part of every weight, with some experts."""
 
 
 def unread(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

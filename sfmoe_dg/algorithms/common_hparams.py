@@ -7,8 +7,18 @@ from sfmoe_dg.hparams import SMALL_IMAGES, Hparam, choice, int_log2_uniform, log
 MODEL_DEFAULT = "default"
 """The value that leaves a choice to the backbone itself."""
 
-POSITIVE = ("batch_size", "lr", "layer_decay", "mlp_width", "mlp_depth")
-NOT_NEGATIVE = ("warmup_steps", "grad_clip", "weight_decay", "weight_decay_d", "weight_decay_g")
+POSITIVE = (
+    "batch_size",
+    "lr",
+    "layer_decay",
+    "mlp_width",
+    "mlp_depth",
+    "temperature",
+    "eqrm_lr",
+    "rdm_lr",
+    "urm_discriminator_lr",
+)
+NOT_NEGATIVE = ("warmup_steps", "grad_clip", "weight_decay", "weight_decay_d", "weight_decay_g", "d_steps_per_g_step")
 RANGES = {
     "resnet_dropout": (0, 1),
     "vit_dropout": (0, 1),
@@ -17,6 +27,9 @@ RANGES = {
     "rsc_f_drop_factor": (0, 1),
     "rsc_b_drop_factor": (0, 1),
     "beta1": (0, 0.999),
+    "mixstyle_p": (0, 1),
+    "mtl_ema": (0, 1),
+    "urm_discriminator_label_smoothing": (0, 1),
 }
 """What the values of hyper-parameters must be, by name, in every algorithm that has one of the name."""
 
@@ -25,7 +38,7 @@ LEARNS_FROM_SCRATCH = (*SMALL_IMAGES, "StyledDigits")
 
 
 def common_hparams(dataset: str) -> dict[str, Hparam]:
-    """Source: DomainBed, ``hparams_registry`` (upstream's names), sf_moe reference (ours)."""
+    """Source: DomainBed, ``hparams_registry``, for upstream's names; the rest is this suite's own."""
     return _upstream(dataset) | _optimisation() | _backbone(dataset)
 
 
@@ -87,6 +100,6 @@ def _backbone(dataset: str) -> dict[str, Hparam]:
         "moe_layers": Hparam(MODEL_DEFAULT, types=(str, list)),
         "router": Hparam(MODEL_DEFAULT, choices=(MODEL_DEFAULT, "linear", "cosine")),
         "capacity_ratio": Hparam(MODEL_DEFAULT, types=(float, str, type(None))),
-        "allocation": Hparam(MODEL_DEFAULT, choices=(MODEL_DEFAULT, "vanilla", "batch_priority")),
+        "allocation": Hparam(MODEL_DEFAULT, choices=(MODEL_DEFAULT, "vanilla", "batch_priority", "token_order")),
         "routing_loss_weight": Hparam(MODEL_DEFAULT, types=(float, str)),
     }

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sfmoe_dg.algorithms.base import PARALLEL_MODES, Forward
 from sfmoe_dg.algorithms.erm import ERM
+from sfmoe_dg.algorithms.gradients import require_batch_of_two
+from sfmoe_dg.algorithms.irm import mean_risk
 from sfmoe_dg.hparams import Hparam, log10_uniform
 
 
@@ -22,11 +24,19 @@ class CORAL(ERM):
 
     paper = "Sun and Saenko, Deep CORAL, 2016"
     parallel_modes = PARALLEL_MODES
+    needs = "minibatches of at least 2 images"
     one_pass = False
 
     @classmethod
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
         return super().hparam_table(dataset) | {"mmd_gamma": Hparam(1.0, log10_uniform(-1, 1))}
+
+    @classmethod
+    def check_hparams(cls, hparams: dict[str, Any], where: str) -> None:
+        super().check_hparams(hparams, where)
+        # Not so where a subclass compares something else than the moments of single domains.
+        if cls.objective is CORAL.objective and cls.distance is CORAL.distance:
+            require_batch_of_two(hparams, "the covariance within a minibatch needs at least 2 images", where)
 
     @staticmethod
     def distance(a: Tensor, b: Tensor) -> Tensor:
@@ -34,8 +44,7 @@ class CORAL(ERM):
         return moment_distance(a, b)
 
     def objective(self, forward: Forward) -> tuple[Tensor, dict[str, Tensor]]:
-        risks = [F.cross_entropy(z, y) for z, y in zip(forward.logits, forward.labels, strict=True)]
-        risk = torch.stack(risks).mean()
+        risk = mean_risk(forward)
         penalties = [self.distance(a, b) for a, b in combinations(forward.features, 2)]
         penalty = torch.stack(penalties).mean() if penalties else risk.new_zeros(())
         return risk + self.hparams["mmd_gamma"] * penalty, {"penalty": penalty}

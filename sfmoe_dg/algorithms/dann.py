@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sfmoe_dg.algorithms.base import Minibatches, Values, unread
 from sfmoe_dg.algorithms.erm import ERM
+from sfmoe_dg.algorithms.optimisation import refuse_layer_decay
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.hparams import SMALL_IMAGES, Hparam, choice, int_log2_uniform, log10_uniform, require_positive
 from sfmoe_dg.models.mnist_cnn import MLP
@@ -76,6 +77,7 @@ class DANN(ERM):
     def check_hparams(cls, hparams: dict[str, Any], where: str) -> None:
         super().check_hparams(hparams, where)
         require_positive(hparams, ["lr_g", "lr_d", "d_steps_per_g_step"], where)
+        refuse_layer_decay(hparams, cls.__name__, where)
 
     def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         labeled = len(minibatches)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sfmoe_dg.algorithms.base import Minibatches, Values
 from sfmoe_dg.algorithms.erm import ERM
+from sfmoe_dg.algorithms.optimisation import refuse_layer_decay
 from sfmoe_dg.hparams import Hparam, log10_uniform, require_positive
 from sfmoe_dg.weight_average import MovingAverage
 
@@ -50,6 +51,8 @@ class ERMPlusPlus(ERM):
     def check_hparams(cls, hparams: dict[str, Any], where: str) -> None:
         super().check_hparams(hparams, where)
         require_positive(hparams, ["linear_lr"], where)
+        if hparams["lars"]:
+            refuse_layer_decay(hparams, f"{cls.__name__} with 'lars'", where)
 
     def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         if self.average.num_updates > self.hparams["linear_steps"]:

@@ -11,9 +11,9 @@ from torch.func import functional_call, grad, vmap
 
 from sfmoe_dg.algorithms.annealing import AnnealedERM
 from sfmoe_dg.algorithms.base import Forward
-from sfmoe_dg.algorithms.gradients import in_full_precision
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.hparams import Hparam, int_uniform, log10_uniform, uniform
+from sfmoe_dg.models.routers import full_precision_region
 
 
 class Fishr(AnnealedERM):
@@ -73,6 +73,6 @@ class Fishr(AnnealedERM):
             return F.cross_entropy(functional_call(self.classifier, weights, (z.unsqueeze(0),)), y.unsqueeze(0))
 
         # Squares of small gradients: not in half precision.
-        with in_full_precision(features):
+        with full_precision_region(features):
             of_images = vmap(grad(risk), in_dims=(None, 0, 0))(weights, features.float(), labels)
             return torch.cat([g.flatten(1).var(0, correction=0) for g in of_images.values()])

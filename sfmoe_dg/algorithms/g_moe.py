@@ -8,7 +8,7 @@ from sfmoe_dg.algorithms.sf_moe import SFMoE
 class GMoE(SFMoE):
     """Cross-entropy plus the importance and load losses of its experts.
 
-    ``settings`` are those of the authors' last code (SF-MoE reference, Training).
+    ``settings``, learning rate and weight decay, are those of the authors' last code, which is GMoE's.
     """
 
     paper = "Li et al., Sparse Mixture-of-Experts are Domain Generalizable Learners, 2023"

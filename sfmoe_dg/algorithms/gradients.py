@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor, nn
 
 from sfmoe_dg.algorithms.base import Algorithm, Precision
 from sfmoe_dg.errors import UserError
-from sfmoe_dg.models.routers import full_precision_region
 
 
 def trainable(module: nn.Module) -> list[nn.Parameter]:
@@ -71,11 +69,6 @@ def from_host(drawn: Tensor, like: Tensor) -> Tensor:
     CUDA has taken the few bytes when the call returns; of other devices this is not known.
     """
     return drawn.to(like.device, non_blocking=like.is_cuda)
-
-
-def in_full_precision(x: Tensor) -> AbstractContextManager[Any]:
-    """No autocast on the device of ``x``, for arithmetic in which small differences of large numbers matter."""
-    return full_precision_region(x)
 
 
 def require_batch_of_two(hparams: dict[str, Any], reason: str, where: str) -> None:

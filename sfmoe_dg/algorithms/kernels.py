@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sfmoe_dg.algorithms.gradients import in_full_precision
+from sfmoe_dg.models.routers import full_precision_region
 
 FEATURE_GAMMAS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 """The inverse widths with which DomainBed compares features."""
@@ -19,7 +19,7 @@ def gaussian_mmd(a: Tensor, b: Tensor, gammas: Sequence[float] = FEATURE_GAMMAS)
     The biased estimate: an image is also compared with itself. In float32 whatever the precision of training, since
     it takes small differences of large numbers.
     """
-    with in_full_precision(a):
+    with full_precision_region(a):
         a, b = a.float(), b.float()
         return _mean_kernel(a, a, gammas) + _mean_kernel(b, b, gammas) - 2 * _mean_kernel(a, b, gammas)
 

@@ -15,6 +15,7 @@ class MMD(CORAL):
     """
 
     paper = "Li et al., Domain Generalization with Adversarial Feature Learning, 2018"
+    needs = ""
 
     @staticmethod
     def distance(a: Tensor, b: Tensor) -> Tensor:

@@ -12,8 +12,6 @@ from torch import nn
 
 from sfmoe_dg.errors import UserError
 
-SCHEDULES = ("constant", "cosine")
-
 
 def lr_factor(step: int, steps: int, hparams: Mapping[str, Any]) -> float:
     """What the learning rate is multiplied by at a step in ``range(steps)``.
@@ -60,6 +58,19 @@ def parameter_groups(
     for parameter in parameters:
         groups.setdefault(scales.get(id(parameter), 1.0), []).append(parameter)
     return [{"params": members, "lr": lr * scale} for scale, members in sorted(groups.items())]
+
+
+def refuse_layer_decay(hparams: Mapping[str, Any], who: str, where: str) -> None:
+    """For algorithms that train the backbone by an optimiser of their own, with one learning rate for all layers.
+
+    Raises:
+        UserError: naming ``who``.
+    """
+    if hparams.get("layer_decay", 1.0) != 1.0:
+        raise UserError(
+            f"hyper-parameter 'layer_decay' in {where} is {hparams['layer_decay']!r}, but {who} trains all layers at "
+            "one learning rate; leave it at 1"
+        )
 
 
 def optimizers(module: nn.Module) -> Iterator[torch.optim.Optimizer]:

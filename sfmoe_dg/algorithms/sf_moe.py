@@ -13,7 +13,7 @@ from sfmoe_dg.hparams import Hparam, log10_uniform
 class SFMoE(ERM):
     """Cross-entropy plus the balance losses of its experts.
 
-    ``settings`` are the learning rates and weight decays of the June 2022 experiments (SF-MoE reference, Training).
+    ``settings`` are the learning rates and weight decays of the experiments in the authors' code of June 2022.
     """
 
     paper = "Li et al., Sparse Fusion Mixture-of-Experts are Domain Generalizable Learners, 2022"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sfmoe_dg.algorithms.base import Minibatches, Values, unread
 from sfmoe_dg.algorithms.erm import ERM, make_classifier, mean_losses
+from sfmoe_dg.algorithms.optimisation import refuse_layer_decay
 from sfmoe_dg.hparams import Hparam, choice, log10_uniform, require_positive, uniform
 
 
@@ -57,6 +58,8 @@ class Transfer(ERM):
     def check_hparams(cls, hparams: dict[str, Any], where: str) -> None:
         super().check_hparams(hparams, where)
         require_positive(hparams, ["delta", "d_steps_per_g", "lr_d"], where)
+        if hparams["gda"]:
+            refuse_layer_decay(hparams, f"{cls.__name__} with 'gda'", where)
 
     def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         forward = self.forward_domains(minibatches)

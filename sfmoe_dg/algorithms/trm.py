@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from sfmoe_dg.algorithms.base import Forward, Minibatches, Values
 from sfmoe_dg.algorithms.erm import ERM
-from sfmoe_dg.algorithms.gradients import in_full_precision
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.hparams import Hparam, int_log10_uniform, log10_uniform
+from sfmoe_dg.models.routers import full_precision_region
 
 HEAD_STEPS = 30
 """Steps of gradient descent that fit the heads at every update."""
@@ -64,7 +64,7 @@ class TRM(ERM):
         transfer = risk.new_zeros(())
         if self.update_count.item() >= self.hparams["iters"]:
             # Thirty small steps and second derivatives of the heads: not in half precision.
-            with in_full_precision(risk):
+            with full_precision_region(risk):
                 transfer = self._transfer_risk(forward)
         self.update_count += 1
         return self.step(self.optimizer, risk + transfer, forward.routing_losses, nll=risk, trm_loss=transfer)

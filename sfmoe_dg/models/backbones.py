@@ -96,11 +96,7 @@ def build_backbone(
     name = hparams.get("backbone", "auto")
     if name == "auto":
         name = _auto(input_shape, hparams)
-    moe_kwargs = {
-        argument: ("dropless" if key == "capacity_ratio" and hparams[key] is None else hparams[key])
-        for key, argument in MOE_HPARAMS.items()
-        if hparams.get(key, "default") != "default"
-    }
+    moe_kwargs = _moe_arguments(hparams)
     if name in ("mlp", "mnist_cnn"):
         _refuse_moe(name, moe_kwargs)
         if isinstance(hparams.get("pretrained"), str):
@@ -112,15 +108,7 @@ def build_backbone(
         raise UserError(f"backbone {name!r} wants pictures, but the input shape is {tuple(input_shape)}; use 'mlp'")
     network = _timm_network(name, input_shape, hparams, moe_kwargs, num_domains)
     normalization = _normalization(network.pretrained_cfg, input_shape[0])
-    if name == "dinov2":
-        if hparams.get("vit_attn_tune"):
-            for key, parameter in network.named_parameters():
-                parameter.requires_grad_("attn" in key)
-        return DinoFeaturizer(network, 5 * network.num_features, normalization, hparams.get("vit_dropout", 0.0))
-    convolutional = any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
-    dropout = hparams.get("resnet_dropout" if convolutional else "vit_dropout", 0.0)
-    kind = FrozenNormFeaturizer if convolutional and hparams.get("freeze_bn", False) else Featurizer
-    return kind(network, _n_outputs(network), normalization, dropout).train()
+    return (_dino_featurizer if name == "dinov2" else _featurizer)(network, normalization, hparams)
 
 
 def _auto(input_shape: tuple[int, ...], hparams: Mapping[str, Any]) -> str:
@@ -143,6 +131,15 @@ def _auto(input_shape: tuple[int, ...], hparams: Mapping[str, Any]) -> str:
     return "resnet18" if hparams.get("resnet18", False) else "resnet50"
 
 
+def _moe_arguments(hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """What :data:`MOE_HPARAMS` hand over to the model."""
+    return {
+        argument: ("dropless" if key == "capacity_ratio" and hparams[key] is None else hparams[key])
+        for key, argument in MOE_HPARAMS.items()
+        if hparams.get(key, "default") != "default"
+    }
+
+
 def _refuse_moe(name: str, moe_kwargs: Mapping[str, Any]) -> None:
     if moe_kwargs:
         given = ", ".join(key for key, argument in MOE_HPARAMS.items() if argument in moe_kwargs)
@@ -156,7 +153,9 @@ def _small_network(name: str, input_shape: tuple[int, ...], hparams: Mapping[str
     if name == "mlp":
         if len(input_shape) != 1:
             raise UserError(f"backbone 'mlp' wants vectors, but the input shape is {tuple(input_shape)}")
-        network = MLP(input_shape[0], hparams["mlp_width"], hparams["mlp_depth"], hparams["mlp_dropout"])
+        # Only objectives with a multi-layer perceptron of their own have these; DomainBed's defaults for the others.
+        sizes = hparams.get("mlp_width", 256), hparams.get("mlp_depth", 3)
+        network = MLP(input_shape[0], *sizes, hparams.get("mlp_dropout", 0.0))
     else:
         if len(input_shape) != 3:
             raise UserError(f"backbone 'mnist_cnn' wants pictures, but the input shape is {tuple(input_shape)}")
@@ -205,9 +204,9 @@ def _timm_network(
         _refuse_moe(name, moe_kwargs)
     try:
         network: Any = timm.create_model(timm_name, pretrained=False, **kwargs, **moe_kwargs)
-    except (AssertionError, RuntimeError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"backbone {name!r} cannot be built for inputs of shape {tuple(input_shape)}: {error}"
         ) from None
@@ -219,6 +218,20 @@ def _timm_network(
     if source:
         load_pretrained(network, source, name)
     return network
+
+
+def _featurizer(network: Any, normalization: Normalization, hparams: Mapping[str, Any]) -> Featurizer:
+    convolutional = any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+    dropout = hparams.get("resnet_dropout" if convolutional else "vit_dropout", 0.0)
+    kind = FrozenNormFeaturizer if convolutional and hparams.get("freeze_bn", False) else Featurizer
+    return kind(network, _n_outputs(network), normalization, dropout).train()
+
+
+def _dino_featurizer(network: Any, normalization: Normalization, hparams: Mapping[str, Any]) -> Featurizer:
+    if hparams.get("vit_attn_tune"):
+        for key, parameter in network.named_parameters():
+            parameter.requires_grad_("attn" in key)
+    return DinoFeaturizer(network, 5 * network.num_features, normalization, hparams.get("vit_dropout", 0.0))
 
 
 def _unknown_backbone(name: str) -> UserError:

@@ -58,13 +58,10 @@ def export_merged(
         layer is a :class:`PerKindLinear` with two copies; otherwise it is a plain timm ViT, its state dict included.
 
     Raises:
-        UserError: if routes depend on content, or on a predicted domain.
+        UserError: if routes depend on content, or on a predicted domain; if there is no such domain, or the routing
+            level does not use descriptions.
     """
-    if model.routing_level in CONTENT_LEVELS:
-        raise UserError(f"routing level {model.routing_level!r} depends on content, so its experts cannot be merged")
-    known = domain is not None or description is not None
-    if model.uses_domains and model.unknown_domain == "predicted" and not known:
-        raise UserError("with predicted domains there is one merged model per training domain; say which domain")
+    _check(model, domain, description)
     dd = get_device_dtype(model)
     dense = SparseVisionTransformer(**{**model.dense_arguments, **dd})
     dense.reset_classifier(model.num_classes)
@@ -74,17 +71,30 @@ def export_merged(
     assert conditions is not None
     num_prefix = 0 if model.routing_level == "task" else model.num_prefix_tokens
     was_training = model.training
-    model.eval()  # no noise on the gates
     state = model.state_dict()
-    for i in model.moe_layers:
-        for part in ("attn", "mlp"):
-            moe: Any = getattr(model.blocks[i], part)
-            for name, layer in _merged_layers(moe, conditions, num_prefix).items():
-                setattr(getattr(dense.blocks[i], part), name, layer)
-                state |= {f"blocks.{i}.{part}.{name}.{key}": value for key, value in layer.state_dict().items()}
-    model.train(was_training)
+    try:
+        model.eval()  # no noise on the gates
+        for i in model.moe_layers:
+            for part in ("attn", "mlp"):
+                moe: Any = getattr(model.blocks[i], part)
+                for name, layer in _merged_layers(moe, conditions, num_prefix).items():
+                    setattr(getattr(dense.blocks[i], part), name, layer)
+                    state |= {f"blocks.{i}.{part}.{name}.{key}": value for key, value in layer.state_dict().items()}
+    finally:
+        model.train(was_training)
     dense.load_state_dict({key: state[key] for key in dense.state_dict()})
     return dense.eval()
+
+
+def _check(model: ConditionalMoEViT, domain: int | None, description: Tensor | None) -> None:
+    if model.routing_level in CONTENT_LEVELS:
+        raise UserError(f"routing level {model.routing_level!r} depends on content, so its experts cannot be merged")
+    if description is not None and not model.uses_descriptions:
+        raise UserError(f"routing level {model.routing_level!r} does not use descriptions of domains; 'attribute' does")
+    if domain is not None and model.uses_domains and not 0 <= domain < model.num_domains:
+        raise UserError(f"there is no domain {domain}; the model was trained on 0 to {model.num_domains - 1}")
+    if model.uses_domains and model.unknown_domain == "predicted" and domain is None and description is None:
+        raise UserError("with predicted domains there is one merged model per training domain; say which domain")
 
 
 def _merged_layers(moe: ConditionalMoE, conditions: Conditions, num_prefix: int) -> dict[str, nn.Module]:

@@ -43,9 +43,8 @@ from sfmoe_dg.models.conditional_export import export_merged
 from sfmoe_dg.models.conditional_layers import ConditionalBlock
 from sfmoe_dg.models.moe import set_routing, total_losses
 from sfmoe_dg.models.patterns import sparse_blocks
-from sfmoe_dg.models.routing import RoutingOptions
-from sfmoe_dg.models.sf_moe import TINY, cfg, tiny_cfg
-from sfmoe_dg.models.vision_transformer import SparseVisionTransformer, create_sparse_vit
+from sfmoe_dg.models.sf_moe import BASE, SMALL, TINY, cfg, tiny_cfg
+from sfmoe_dg.models.vision_transformer import SparseVisionTransformer, create_sparse_vit, make_options
 from sfmoe_dg.registry import unknown
 
 TAKES_NUM_DOMAINS = True
@@ -98,15 +97,8 @@ class ConditionalMoEViT(VisionTransformer):
         if unknown_domain not in cond.UNKNOWN_DOMAIN:
             raise unknown("policy for unknown domains", str(unknown_domain), cond.UNKNOWN_DOMAIN)
         sparse = tuple(range(0, depth, 2)) if moe_layers is None else sparse_blocks(moe_layers, depth)
-        dropless = (None, "dropless")
-        options = RoutingOptions(
-            num_experts,
-            top_k,
-            capacity_ratio=None if capacity_ratio in dropless else capacity_ratio,  # type: ignore[arg-type]
-            eval_capacity_ratio=None if eval_capacity_ratio in dropless else eval_capacity_ratio,  # type: ignore[arg-type]
-            allocation=allocation,
-            losses=weighted(routing_loss, routing_loss_weight),
-        ).changed({**ROUTING, **(routing_options or {})})
+        losses, changes = weighted(routing_loss, routing_loss_weight), {**ROUTING, **(routing_options or {})}
+        options = make_options(num_experts, top_k, capacity_ratio, eval_capacity_ratio, allocation, losses, changes)
         moe = {
             "router": cond.router_maker(routing_level, num_domains, len(DOMAIN_ATTRIBUTES)),
             "options": options,
@@ -121,12 +113,17 @@ class ConditionalMoEViT(VisionTransformer):
         self.dense_arguments = {"depth": depth, **vit}
         self.moe_layers, self.routing_level, self.num_domains = sparse, routing_level, num_domains
         self.unknown_domain = unknown_domain
+        self._remember_domains()
+
+    def _remember_domains(self) -> None:
+        """Make what the model knows of its domains: their descriptions, and how to tell them apart."""
         dd = get_device_dtype(self)
-        if routing_level == "attribute":
-            self.register_buffer("domain_bits", torch.zeros(num_domains, len(DOMAIN_ATTRIBUTES), device=dd["device"]))
-            self.register_buffer("domain_alias", torch.zeros(num_domains, dtype=torch.int64, device=dd["device"]))
-        if self.uses_domains and unknown_domain == "predicted":
-            self.domain_classifier = nn.Linear(self.embed_dim, num_domains, **dd)
+        if self.uses_descriptions:
+            bits = torch.zeros(self.num_domains, len(DOMAIN_ATTRIBUTES), device=dd["device"])
+            self.register_buffer("domain_bits", bits)
+            self.register_buffer("domain_alias", torch.zeros(self.num_domains, dtype=torch.int64, device=dd["device"]))
+        if self.uses_domains and self.unknown_domain == "predicted":
+            self.domain_classifier = nn.Linear(self.embed_dim, self.num_domains, **dd)
 
     @property
     def uses_domains(self) -> bool:
@@ -193,7 +190,10 @@ class ConditionalMoEViT(VisionTransformer):
             call: Any = block.forward_routed if routed else block
             arguments = (x, made) if routed else (x,)
             recompute = self.grad_checkpointing and torch.is_grad_enabled()
-            out: Any = checkpoint(call, *arguments, use_reentrant=False) if recompute else call(*arguments, **attention)
+            if recompute:
+                out: Any = checkpoint(call, *arguments, use_reentrant=False, **attention)
+            else:
+                out = call(*arguments, **attention)
             if routed:
                 x, *of_block = out
                 routings += of_block
@@ -266,9 +266,6 @@ def attribute_bits(names: Sequence[str]) -> Tensor:
     return torch.tensor([float(name in names) for name in DOMAIN_ATTRIBUTES])
 
 
-_SMALL = {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6}
-_BASE = {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12}
-
 default_cfgs = generate_default_cfgs(
     {
         "cond_moe_small_patch16_224.deit_in1k": cfg("timm/deit_small_patch16_224.fb_in1k"),
@@ -286,13 +283,13 @@ def _create(name: str, pretrained: bool, defaults: Mapping[str, Any], kwargs: Ma
 @register_model
 def cond_moe_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> ConditionalMoEViT:
     """Conditional MoE on DeiT-S: every other block's Linear layers are eight experts, top 2"""
-    return _create("cond_moe_small_patch16_224", pretrained, _SMALL, kwargs)
+    return _create("cond_moe_small_patch16_224", pretrained, SMALL, kwargs)
 
 
 @register_model
 def cond_moe_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> ConditionalMoEViT:
     """Conditional MoE on DeiT-B: every other block's Linear layers are eight experts, top 2"""
-    return _create("cond_moe_base_patch16_224", pretrained, _BASE, kwargs)
+    return _create("cond_moe_base_patch16_224", pretrained, BASE, kwargs)
 
 
 @register_model

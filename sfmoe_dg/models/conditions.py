@@ -163,6 +163,7 @@ class AttributeRouter(nn.Module):
 
     def init_weights(self) -> None:
         nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5)
+        self.norm.reset_parameters()
 
     def forward(self, bits_NA: Tensor) -> Tensor:
         """``[N, A]`` → logits ``[N, E]``, float32."""

@@ -40,7 +40,9 @@ class ExpertExchange:
             experts: those that this process holds, called as ``experts(rows, groups)``.
             x_RD: sorted by expert as ``groups`` says; rows of dropped assignments stay here and come back as zeros.
         """
-        counts_NE = self._everyones_counts(groups)
+        everyones_NE = self._everyones_counts(groups)
+        # The exchange's one wait for the device: how many rows go where is asked on the host.
+        counts_NE = everyones_NE.tolist()
         held = held_experts(self.num_experts, self.world)
         mine = held[self.world.rank]
         counts_E = counts_NE[self.world.rank]
@@ -49,18 +51,18 @@ class ExpertExchange:
         arrived = exchange_rows(x_RD[: sum(sent)], sent, received)
 
         # What comes from one process is sorted by expert; over all processes it has to be sorted once more.
-        local_counts = torch.tensor([counts_N[e] for counts_N in counts_NE for e in mine], device=x_RD.device)
+        local_counts = everyones_NE[:, mine.start : mine.stop].flatten()
         ids = torch.arange(len(mine), device=x_RD.device).repeat(self.world.size)
-        here = Groups(ids.repeat_interleave(local_counts)[:, None], None, len(mine))
+        here = Groups(ids.repeat_interleave(local_counts, output_size=sum(received))[:, None], None, len(mine))
         done = here.ungather(experts(here.gather(arrived), here))
         returned = exchange_rows(done, received, sent)
         dropped = returned.new_zeros((len(x_RD) - len(returned), returned.shape[1]))
         return torch.cat([returned, dropped])
 
-    def _everyones_counts(self, groups: Groups) -> list[list[int]]:
-        """Rows per expert in every process, on the host: the one wait for the device in a layer."""
+    def _everyones_counts(self, groups: Groups) -> Tensor:
+        """Rows per expert in every process, ``[N, E]``."""
         ends_E = groups.ends_E.long()
         own_E = ends_E.diff(prepend=ends_E.new_zeros(1))
         counts = own_E.new_empty(self.world.size * self.num_experts)
         dist.all_gather_into_tensor(counts, own_E)
-        return counts.unflatten(0, (self.world.size, self.num_experts)).tolist()
+        return counts.unflatten(0, (self.world.size, self.num_experts))

@@ -114,7 +114,7 @@ class MoE(nn.Module):
         super().__init__()
         self.router = router
         self.experts = experts
-        self.options = self.built_options = options
+        self.options = options
 
     def forward(self, x: Tensor) -> tuple[Tensor, Routing]:
         """``[B, S, D]`` (or ``[T, D]``, one image) → the same shape, and the :class:`Routing` of its T tokens."""
@@ -203,12 +203,6 @@ def set_routing(
     changed = [layer.options.changed(changes) for layer in layers]
     for layer, options in zip(layers, changed, strict=True):
         layer.options = options
-
-
-def reset_routing(module: nn.Module) -> None:
-    """Route again as the model was built to."""
-    for layer in _some_layers(module):
-        layer.options = layer.built_options
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 import sys
 import threading
 import urllib.error
@@ -80,6 +81,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return state
 
 
+_FOREIGN = (pickle.UnpicklingError, LookupError, AttributeError, TypeError, AssertionError, struct.error)
+"""What torch's reader raises, beside what :func:`load_torch` names, on bytes that it did not write."""
+
+
 def load_torch(path: Path) -> Any:
     """The content of a torch file, on the CPU: tensors, numbers, texts and containers; nothing in it is ever run.
 
@@ -91,7 +96,7 @@ def load_torch(path: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle protocol of files that are refused right after
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+    except _FOREIGN:
         raise ValueError("it is no torch file, or holds Python objects, which are never run") from None
 
 
@@ -165,6 +170,8 @@ def _filtered(state: dict[str, Tensor], model: nn.Module, where: str) -> dict[st
         if filter_fn is not None:
             try:
                 return dict(filter_fn(dict(state), model))
+            except UserError:
+                raise
             except (KeyError, AttributeError, IndexError, ValueError, RuntimeError, TypeError, AssertionError) as error:
                 raise UserError(f"pretrained weights in {where} do not fit the model ({_short(error)})") from None
     return dict(state)

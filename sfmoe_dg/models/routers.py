@@ -95,7 +95,8 @@ def build_router(name: str, dim: int, num_experts: int, device: Any = None, dtyp
 
 
 def full_precision_region(x: Tensor) -> AbstractContextManager[Any]:
-    """Autocast switched off on the device of ``x``; ``meta`` has no autocast, and asking for it raises."""
+    """No autocast on the device of ``x``, for arithmetic in which small differences of large numbers matter."""
+    # ``meta`` has no autocast, and asking for it raises.
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 

@@ -93,6 +93,13 @@ class RoutingOptions:
             raise UserError(f"router noise is {self.noise!r}; it must be a finite number of at least 0")
         if not (self.group in ("batch", "image") or _is_count(self.group)):
             raise UserError(f"routing group is {self.group!r}; it must be 'batch', 'image' or a number of images")
+        if not _is_count(self.min_capacity, least=0):
+            raise UserError(f"min_capacity is {self.min_capacity!r}; it must be a whole number of at least 0")
+        for name, weight in self.losses:
+            if not (_is_number(weight) and 0 <= weight < math.inf):
+                raise UserError(
+                    f"the weight of routing loss {name!r} is {weight!r}; it must be a finite number of at least 0"
+                )
         for kind, value, known in (
             ("allocation", self.allocation, alloc.ALLOCATIONS),
             ("priority", self.priority, alloc.PRIORITIES),
@@ -233,5 +240,5 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def _is_count(value: object, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -25,8 +25,9 @@ from timm.models import generate_default_cfgs, register_model
 from sfmoe_dg.models.stem import ConvStem
 from sfmoe_dg.models.vision_transformer import SparseVisionTransformer, create_sparse_vit
 
-_SMALL = {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6}
-_BASE = {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12}
+SMALL = {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6}
+BASE = {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12}
+"""Sizes of DeiT's S and B."""
 TINY: dict[str, Any] = {
     "img_size": 32,
     "patch_size": 8,
@@ -96,7 +97,7 @@ default_cfgs = generate_default_cfgs(
 def sf_moe_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> SparseVisionTransformer:
     """SF-MoE-S/16: DeiT-S with [S,F]x6, six experts, top 2"""
     return create_sparse_vit(
-        "sf_moe_small_patch16_224", pretrained, {**_SMALL, **_SF_MOE, "moe_layers": "[S,F]x6"}, kwargs
+        "sf_moe_small_patch16_224", pretrained, {**SMALL, **_SF_MOE, "moe_layers": "[S,F]x6"}, kwargs
     )
 
 
@@ -104,7 +105,7 @@ def sf_moe_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> SparseV
 def sf_moe_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> SparseVisionTransformer:
     """SF-MoE-B/16: DeiT-B with [S,F]x6, six experts, top 2"""
     return create_sparse_vit(
-        "sf_moe_base_patch16_224", pretrained, {**_BASE, **_SF_MOE, "moe_layers": "[S,F]x6"}, kwargs
+        "sf_moe_base_patch16_224", pretrained, {**BASE, **_SF_MOE, "moe_layers": "[S,F]x6"}, kwargs
     )
 
 
@@ -112,7 +113,7 @@ def sf_moe_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> SparseVi
 def g_moe_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> SparseVisionTransformer:
     """GMoE-S/16: DeiT-S with F*8,[S,F]x2, six experts, top 1, cosine router"""
     return create_sparse_vit(
-        "g_moe_small_patch16_224", pretrained, {**_SMALL, **_G_MOE, "moe_layers": "F*8,[S,F]x2"}, kwargs
+        "g_moe_small_patch16_224", pretrained, {**SMALL, **_G_MOE, "moe_layers": "F*8,[S,F]x2"}, kwargs
     )
 
 

@@ -76,40 +76,6 @@ def routing_trace(
             handle.remove()
 
 
-class TraceArrays:
-    """A callback that fills arrays made beforehand, one triple per layer.
-
-    >>> arrays = TraceArrays(model, num_images=1000, tokens=197)
-    >>> with routing_trace(model, arrays):
-    ...     for x in batches: model(x)
-    >>> arrays.experts["blocks.0.mlp"]  # uint8 [1000, 197, K]
-    """
-
-    def __init__(self, model: nn.Module, num_images: int, tokens: int, gate_dtype: torch.dtype = torch.float16) -> None:
-        self.experts: dict[str, np.ndarray] = {}
-        self.gates: dict[str, np.ndarray] = {}
-        self.kept: dict[str, np.ndarray] = {}
-        self.filled: dict[str, int] = {}
-        gate_type = np.float16 if gate_dtype == torch.float16 else np.float32
-        for name, layer in moe_layers(model):
-            shape = (num_images, tokens, layer.options.top_k)
-            self.experts[name] = np.zeros(shape, _index_type(layer.options.num_experts))
-            self.gates[name] = np.zeros(shape, gate_type)
-            self.kept[name] = np.zeros(shape, bool)
-            self.filled[name] = 0
-
-    def __call__(self, trace: LayerTrace) -> None:
-        start = self.filled[trace.layer]
-        rows = slice(start, start + trace.shape[0])
-        room = len(self.experts[trace.layer]) - start
-        if trace.shape[0] > room:
-            raise UserError(f"the trace of {trace.layer} has room for {room} more images, but {trace.shape[0]} came")
-        self.experts[trace.layer][rows] = trace.experts
-        self.gates[trace.layer][rows] = trace.gates
-        self.kept[trace.layer][rows] = trace.kept
-        self.filled[trace.layer] = rows.stop
-
-
 def _index_type(num_experts: int) -> Any:
     return np.uint8 if num_experts <= 256 else np.uint16
 

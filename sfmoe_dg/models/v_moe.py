@@ -270,5 +270,5 @@ def v_moe_15b_patch14_224(pretrained: bool = False, **kwargs: Any) -> VMoE:
 
 @register_model
 def v_moe_tiny_32(pretrained: bool = False, **kwargs: Any) -> VMoE:
-    """V-MoE for 28–32 px: 4 blocks, every second one with 8 experts, top 2, width 96, convolutional stem"""
+    """V-MoE for 28–32 px: 4 blocks, every second one with 8 experts, top 2, width 64, convolutional stem"""
     return _create("v_moe_tiny_32", pretrained, kwargs)

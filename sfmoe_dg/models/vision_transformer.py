@@ -79,14 +79,10 @@ class SparseVisionTransformer(VisionTransformer):
         **vit: Any,
     ) -> None:
         sparse = sparse_blocks(moe_layers, depth)
-        options = RoutingOptions(
-            num_experts,
-            top_k,
-            capacity_ratio=_ratio(capacity_ratio),
-            eval_capacity_ratio=_ratio(eval_capacity_ratio),
-            allocation=allocation,
-            losses=weighted(routing_loss, routing_loss_weight),
-        ).changed(routing_options or {})
+        losses = weighted(routing_loss, routing_loss_weight)
+        options = make_options(
+            num_experts, top_k, capacity_ratio, eval_capacity_ratio, allocation, losses, routing_options or {}
+        )
         mlp = partial(ffn_moe, options=options, router=router, expert_drop=expert_drop, init=expert_init)
 
         def block(depth: int, mlp_layer: Any, **kwargs: Any) -> nn.Module:
@@ -150,6 +146,26 @@ def create_sparse_vit(
     return built
 
 
-def _ratio(value: float | str | None) -> Any:
-    """timm drops arguments that are None, so 'dropless' says it where a model's default is a number."""
-    return None if value == "dropless" else value
+def make_options(
+    num_experts: int,
+    top_k: int,
+    capacity_ratio: float | str | None,
+    eval_capacity_ratio: float | str | None,
+    allocation: str,
+    losses: tuple[tuple[str, float], ...],
+    changes: Mapping[str, Any],
+) -> RoutingOptions:
+    """A model's arguments as :class:`sfmoe_dg.models.routing.RoutingOptions`, which checks them.
+
+    timm drops arguments that are None, so 'dropless' says it where a model's default is a number.
+    """
+    ratios: list[Any] = [None if ratio == "dropless" else ratio for ratio in (capacity_ratio, eval_capacity_ratio)]
+    options = RoutingOptions(
+        num_experts,
+        top_k,
+        capacity_ratio=ratios[0],
+        eval_capacity_ratio=ratios[1],
+        allocation=allocation,
+        losses=losses,
+    )
+    return options.changed(changes)

@@ -118,6 +118,8 @@ class ShardedCheckpoint:
         return paths
 
     def _flatten(self, tree: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Leaf]:
+        if not all(isinstance(key, str) for key in tree):
+            raise self._foreign(f"it holds a name that is no text below {'/'.join(path) or 'its root'}")
         for key in sorted(tree):
             value, name = tree[key], (*path, key)
             if isinstance(value, dict) and len(name) < 16:
@@ -132,13 +134,13 @@ class ShardedCheckpoint:
             raise ValueError(f"it holds extension type {code}")
         shaped, regions, shards = self._unpack(data, raw=True)
         shape, dtype, *_ = self._unpack(shaped, raw=True)
-        return _Fields(shape, dtype.decode(), [self._slices(r) for r in regions], shards)
+        return _Fields(tuple(shape), dtype.decode(), [self._slices(r) for r in regions], list(shards))
 
     def _slices(self, data: bytes) -> list[Any]:
         return [self._unpack(s, raw=True) for s in self._unpack(data, raw=True)]
 
     def _leaf(self, name: str, fields: _Fields) -> Leaf:
-        shape = tuple(fields.shape)
+        shape = fields.shape
         if not all(_is_int(n, 1, _MAX_OBJECT) for n in shape):
             raise self._foreign(f"{name} has the shape {shape}")
         if fields.dtype not in _STORED_AS:
@@ -214,10 +216,10 @@ class ShardedCheckpoint:
 class _Fields:
     """A leaf of the index as it is written, not yet checked."""
 
-    shape: Any
+    shape: tuple[Any, ...]
     dtype: str
     regions: list[list[Any]]
-    shards: Any
+    shards: list[Any]
 
 
 def _values(arrays: Any, leaf: Leaf, region: Region) -> np.ndarray:

@@ -113,6 +113,7 @@ def _config(leaves: Mapping[str, Leaf], path: Path) -> dict[str, Any]:
         heads = leaves["Encoder/encoderblock_0/SelfAttention/query/kernel"].shape[1]
         hidden = next(leaf.shape[-1] for name, leaf in leaves.items() if name.endswith("Mlp/Dense_0/bias"))
         experts = next((leaf.shape[-1] for name, leaf in leaves.items() if name.endswith("/Router/dense/kernel")), 1)
+        classes = leaves["head/bias"].shape[-1] if "head/bias" in leaves else 0
         side = math.isqrt(tokens - 1)
         if dim % heads or side * side != tokens - 1 or side == 0:
             raise ValueError
@@ -131,7 +132,7 @@ def _config(leaves: Mapping[str, Leaf], path: Path) -> dict[str, Any]:
         "num_heads": heads,
         # timm cuts width times ratio off; a quotient that is rounded down must not lose a unit.
         "mlp_ratio": ratio if int(dim * ratio) == hidden else math.nextafter(ratio, math.inf),
-        "num_classes": leaves["head/bias"].shape[-1] if "head/bias" in leaves else 0,
+        "num_classes": classes,
         "pre_logits": "pre_logits/kernel" in leaves,
         "moe_layers": list(sparse_blocks(sparse, depth)),
         "num_experts": experts,

@@ -106,10 +106,7 @@ class WideNet(SparseVisionTransformer):
         num_classes: int = 1000,
         **vit: Any,
     ) -> None:
-        if share_every is not None and (not isinstance(share_every, int) or share_every < 1):
-            raise UserError(
-                f"share_every is {share_every!r}; it must be a whole number of at least 1, or None for all blocks"
-            )
+        _check_share_every(share_every)
         # Plain values, read by make_block and init_weights while the base class is being built.
         self.share_every, self.shared_norms = share_every, shared_norms
         self.expert_hidden, self.expert_final_act = expert_hidden, expert_final_act
@@ -126,16 +123,23 @@ class WideNet(SparseVisionTransformer):
             num_classes=num_classes,
             **vit,
         )
-        dd = get_device_dtype(self)
-        if self.cls_token is not None and not learned_class_token:
+        self._fix_class_token()
+        self._add_representation(self.embed_dim if representation_size is None else representation_size)
+
+    def _fix_class_token(self) -> None:
+        if self.cls_token is not None and not self.learned_class_token:
+            zeros = torch.zeros(1, 1, self.embed_dim, **get_device_dtype(self))
             del self.cls_token
-            self.register_buffer("cls_token", torch.zeros(1, 1, self.embed_dim, **dd), persistent=False)
-        size = self.embed_dim if representation_size is None else representation_size
+            self.register_buffer("cls_token", zeros, persistent=False)
+
+    def _add_representation(self, size: int) -> None:
+        """The tanh layer, if it has a size, and a classifier that fits it."""
+        dd = get_device_dtype(self)
         self.representation: nn.Module = nn.Identity()
         if size:
             self.representation = nn.Sequential(nn.Linear(self.embed_dim, size, **dd), nn.Tanh())
             self.num_features = self.head_hidden_size = size
-        self.reset_classifier(num_classes)
+        self.reset_classifier(self.num_classes)
         for layer in (*self.representation.modules(), self.head):
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
@@ -190,6 +194,13 @@ class WideNet(SparseVisionTransformer):
         """Tokens ``[B, S, D]`` → logits ``[B, classes]``, or the representation ``[B, representation_size]``."""
         x = self.head_drop(self.representation(self.fc_norm(self.pool(x))))
         return x if pre_logits else self.head(x)
+
+
+def _check_share_every(share_every: int | None) -> None:
+    if share_every is not None and (not isinstance(share_every, int) or share_every < 1):
+        raise UserError(
+            f"share_every is {share_every!r}; it must be a whole number of at least 1, or None for all blocks"
+        )
 
 
 _SIZES: Mapping[str, Mapping[str, int]] = {

@@ -131,6 +131,17 @@ def test_arm_context_is_the_mean_of_its_support_set():
     assert torch.allclose(model.with_context(x[:3])[0, 1:], context[:3].mean(0), atol=1e-6)
 
 
+@pytest.mark.parametrize("trains", [False, True])
+def test_arm_takes_gradients_of_its_context_network_only_to_train_it(trains):
+    model = make("ARM", shape=(1, 28, 28), arm_train_context=trains)
+    x = torch.rand(6, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+    before = model.context_net[0].weight.detach().clone()
+    model.update([(x, torch.arange(6) % 3)] * 2)
+    gradients = [parameter.grad for parameter in model.context_net.parameters()]
+    assert all((gradient is not None) is trains for gradient in gradients)
+    assert torch.equal(model.context_net[0].weight, before) is not trains
+
+
 def test_arm_normalises_pictures_as_its_backbone_does():
     hparams = default_hparams("ARM", "PACS") | {"backbone": "resnet18", "pretrained": False}
     model = ARM((3, 64, 64), 7, 3, hparams)

@@ -171,7 +171,7 @@ def test_gradients_do_not_show_the_scale_of_float16():
         assert [g.item() for g in found] == [3, 0]
 
 
-@pytest.mark.parametrize("name", ["IRM", "IB_ERM", "IB_IRM", "RDM", "SelfReg"])
+@pytest.mark.parametrize("name", ["CORAL", "IRM", "IB_ERM", "IB_IRM", "RDM", "SelfReg"])
 def test_minibatches_of_one_image_are_refused(name):
     hparams = default_hparams(name, "PACS") | {"batch_size": 1}
     with pytest.raises(UserError, match=r"batch_size.*at least 2"):
@@ -185,6 +185,16 @@ def test_minibatches_of_one_image_are_refused(name):
         ("Fishr", {"ema": 1.0}, "ema"),
         ("Mixup", {"mixup_alpha": 0.0}, "mixup_alpha"),
         ("MLDG", {"n_meta_test": 0}, "n_meta_test"),
+        ("EQRM", {"eqrm_lr": -1e-6}, "eqrm_lr"),
+        ("RDM", {"rdm_lr": -1e-6}, "rdm_lr"),
+        ("URM", {"urm_discriminator_lr": -1.0}, "urm_discriminator_lr"),
+        ("URM", {"urm_discriminator_label_smoothing": 1.5}, "urm_discriminator_label_smoothing"),
+        ("CAD", {"temperature": 0.0}, "temperature"),
+        ("CondCAD", {"temperature": -0.1}, "temperature"),
+        ("ADRMX", {"d_steps_per_g_step": -1}, "d_steps_per_g_step"),
+        ("DANN", {"d_steps_per_g_step": 0}, "d_steps_per_g_step"),
+        ("MixStyle", {"mixstyle_p": 1.5}, "mixstyle_p"),
+        ("MTL", {"mtl_ema": -0.5}, "mtl_ema"),
     ],
 )
 def test_values_that_cannot_work_are_refused(name, overrides, named):

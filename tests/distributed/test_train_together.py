@@ -18,8 +18,8 @@ from sfmoe_dg.data.loaders import ALONE
 from sfmoe_dg.distributed import World
 from sfmoe_dg.evaluate import evaluate, validation_loss
 from sfmoe_dg.prepare import Execution, prepare
-from sfmoe_dg.resume import CHECKPOINT_FILE
 from sfmoe_dg.run import RunSpec
+from sfmoe_dg.sweep import CHECKPOINT
 from sfmoe_dg.train import Quiet, Stopped, StopRequest, train
 
 HPARAMS = {"batch_size": 12, "backbone": "v_moe_tiny_32", "lr": 1e-3, "irm_penalty_anneal_iters": 4}
@@ -76,7 +76,7 @@ def test_a_run_goes_on_with_any_number_of_processes(tmp_path: Path):
     assert on_processes(2, some_steps, str(folder), "ddp", 1) == [1, 1]
     assert on_processes(4, some_steps, str(folder), "expert", 4) == [4, 4, 4, 4]
     assert on_processes(2, some_steps, str(folder), "fsdp", 6) == [6, 6]
-    checkpoint = torch.load(folder / CHECKPOINT_FILE, weights_only=True)
+    checkpoint = torch.load(folder / CHECKPOINT, weights_only=True)
     whole = checkpoint["algorithm"]["modules"]["featurizer.network.blocks.1.mlp.experts.fc1.weight"]
     assert whole.shape == (8, 64, 256)
     assert not (folder / "done").exists()

@@ -11,7 +11,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import sfmoe_dg.models
+from sfmoe_dg.algorithms.common_hparams import MODEL_DEFAULT, common_hparams
 from sfmoe_dg.errors import UserError
+from sfmoe_dg.models.allocation import ALLOCATIONS
 from sfmoe_dg.models.backbones import MOE_HPARAMS, build_backbone, known_backbones
 from sfmoe_dg.models.moe import moe_layers, set_routing
 
@@ -28,6 +30,7 @@ def test_every_file_that_registers_a_model_is_listed():
     ("shape", "hparams", "kind", "width"),
     [
         ((20,), {"mlp_width": 16, "mlp_depth": 3, "mlp_dropout": 0.1}, "MLP", 16),
+        ((20,), {}, "MLP", 256),
         ((2, 28, 28), {}, "MnistCNN", 128),
         ((3, 32, 32), {}, "SparseVisionTransformer", 64),
         ((3, 224, 224), {}, "ResNet", 2048),
@@ -118,6 +121,15 @@ def test_backbones_that_are_refused(shape, name, message):
     assert "\n" not in str(caught.value)
 
 
+def test_what_a_timm_model_says_of_its_arguments_is_one_sentence(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise ValueError("sizes do not go together")
+
+    monkeypatch.setattr(timm, "create_model", refuse)
+    with pytest.raises(UserError, match=r"'resnet18' cannot be built .* sizes do not go together"):
+        build_backbone((3, 64, 64), {"backbone": "resnet18", **SCRATCH})
+
+
 def test_any_timm_model_is_a_featurizer():
     featurizer = build_backbone((1, 64, 64), {"backbone": "mobilenetv3_small_050", **SCRATCH}).eval()
     assert featurizer(torch.randn(2, 1, 64, 64)).shape == (2, featurizer.n_outputs)
@@ -160,6 +172,12 @@ def test_mnist_cnn_is_domainbeds():
         64 + 3 * 128
     )
     assert [type(m).__name__ for m in network.children()] == ["Conv2d"] * 4 + ["GroupNorm"] * 4
+
+
+def test_every_allocation_can_be_chosen():
+    assert common_hparams("PACS")["allocation"].choices == (MODEL_DEFAULT, *ALLOCATIONS)
+    featurizer = build_backbone((3, 32, 32), {"backbone": "sf_moe_tiny_32", "allocation": "token_order"})
+    assert moe_layers(featurizer)[0][1].options.allocation == "token_order"
 
 
 def test_every_name_has_a_description():

@@ -231,6 +231,42 @@ def test_export_refuses_what_depends_on_the_picture():
         tiny("task", unknown_domain="predicted").export_merged()
 
 
+@pytest.mark.parametrize("policy", ["mean", "predicted"])
+@pytest.mark.parametrize("level", ["modality", "task"])
+def test_export_refuses_a_description_that_no_route_depends_on(level, policy):
+    with pytest.raises(UserError, match=f"'{level}' does not use descriptions"):
+        tiny(level, unknown_domain=policy).export_merged(description=attribute_bits(("painted",)))
+
+
+@pytest.mark.parametrize("domain", [-1, 3])
+@pytest.mark.parametrize("level", ["task", "attribute"])
+def test_export_refuses_domains_that_there_are_not(level, domain):
+    with pytest.raises(UserError, match=f"there is no domain {domain}; .* 0 to 2"):
+        tiny(level).export_merged(domain)
+
+
+def test_an_export_that_fails_leaves_the_model_in_training():
+    model = tiny("task")
+    model.set_routing(eval_capacity_ratio=1.0)
+    with pytest.raises(UserError, match="capacity limit"):
+        model.export_merged(0)
+    assert model.training
+
+
+def test_an_attention_mask_holds_with_gradient_checkpointing():
+    model, x = tiny("task"), pictures()
+    mask = torch.tril(torch.ones(17, 17)).bool()
+    torch.manual_seed(3)
+    free = model(x, domains=DOMAINS)
+    torch.manual_seed(3)
+    masked = model(x, attn_mask=mask, domains=DOMAINS)
+    model.set_grad_checkpointing(True)
+    torch.manual_seed(3)
+    recomputed = model(x, attn_mask=mask, domains=DOMAINS)
+    torch.testing.assert_close(recomputed, masked)
+    assert not torch.allclose(masked, free)
+
+
 @pytest.mark.parametrize(
     ("sizes", "extra"),
     [({}, 6 * 7_084_800), ({"embed_dim": 1024, "depth": 24, "num_heads": 16}, 12 * 12_592_128)],

@@ -1,6 +1,6 @@
 """The counting hook against sums made by hand and the V-MoE paper's table.
 
-GMACs at 224 px without head, router included: V-MoE reference, Parameter counts.
+GMACs at 224 px without head, router included.
 """
 
 from __future__ import annotations

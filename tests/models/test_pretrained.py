@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 import sfmoe_dg.models
+from sfmoe_dg.checkpoint import load_model
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.models import pretrained
 from sfmoe_dg.models.backbones import build_backbone
-from sfmoe_dg.models.pretrained import load_pretrained, read_state_dict
+from sfmoe_dg.models.pretrained import load_pretrained, load_torch, read_state_dict
 
 SMALL = {"img_size": 32, "embed_dim": 24, "num_heads": 2, "depth": 4}
 SPARSE = {**SMALL, "moe_layers": "[S,F]x2"}
@@ -126,6 +127,33 @@ def test_files_that_are_refused(tmp_path, name, content, message):
     with pytest.raises(UserError, match=message) as caught:
         load_pretrained(sparse(), path, "sf_moe")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"\x80\x02.", id="stop on an empty stack"),
+        pytest.param(b"\x80\x02h\x05.", id="memo that was never written"),
+        pytest.param(b"\x80\x02K\x01K\x02a.", id="append to a number"),
+        pytest.param(b"\x80\x02J\x01", id="number that is cut short"),
+        pytest.param(b"\x80\x02K\x01Q.", id="persistent id that is none"),
+    ],
+)
+def test_bytes_that_are_no_torch_file_are_a_value_error(tmp_path, content):
+    (tmp_path / "model.pkl").write_bytes(content)
+    with pytest.raises(ValueError, match="it is no torch file"):
+        load_torch(tmp_path / "model.pkl")
+    with pytest.raises(UserError, match="cannot be read as a model"):
+        load_model(tmp_path)
+
+
+def test_what_a_filter_of_ours_says_is_not_said_of_another(tmp_path):
+    """V-MoE's refusal of a grid that is not square."""
+    state = timm.create_model("v_moe_tiny_32", num_classes=10).state_dict()
+    state["pos_embed"] = torch.zeros(1, 1 + 15, 64)
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"^a position embedding of 16 tokens"):
+        load_pretrained(timm.create_model("v_moe_tiny_32", num_classes=10), tmp_path / "w.safetensors", "v_moe")
 
 
 def test_offline_it_fails_quickly_and_says_what_to_do(monkeypatch, tmp_path):

@@ -227,6 +227,12 @@ def test_cosine_router_by_hand():
         ({"noise": float("nan")}, "router noise"),
         ({"priority": "mean"}, "unknown priority"),
         ({"losses": (("balanc", 1.0),)}, "did you mean balance"),
+        ({"losses": (("balance", -1.0),)}, "weight of routing loss 'balance' is -1.0"),
+        ({"losses": (("balance", float("inf")),)}, "weight of routing loss 'balance' is inf"),
+        ({"losses": (("load", "much"),)}, "weight of routing loss 'load' is 'much'"),
+        ({"min_capacity": -1}, "min_capacity is -1"),
+        ({"min_capacity": "four"}, "min_capacity is 'four'"),
+        ({"min_capacity": True}, "min_capacity is True"),
         ({"top-k": 1}, "did you mean top_k"),
     ],
 )

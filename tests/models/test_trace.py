@@ -11,7 +11,7 @@ from timm.layers import Mlp
 import sfmoe_dg.models
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.models.moe import moe_layers, set_routing
-from sfmoe_dg.models.trace import TraceArrays, routing_trace
+from sfmoe_dg.models.trace import routing_trace
 
 
 def model(**kwargs):
@@ -41,19 +41,16 @@ def test_a_trace_shows_what_the_layers_return_and_leaves_no_hook():
     assert not any(layer._forward_hooks for _, layer in moe_layers(m))
 
 
-def test_arrays_are_filled_batch_by_batch():
+def test_dropped_assignments_and_many_experts_show():
     m = model(num_experts=300, top_k=1)
     set_routing(m, capacity_ratio=0.5, group="image", rounding="floor")
-    arrays = TraceArrays(m, num_images=5, tokens=17)
-    with torch.no_grad(), routing_trace(m, arrays):
+    seen = []
+    with torch.no_grad(), routing_trace(m, seen.append, layers=["blocks.0.mlp"]):
         for x in torch.randn(5, 3, 32, 32).split(2):
             m(x)
-        assert arrays.filled == {"blocks.0.mlp": 5, "blocks.2.mlp": 5}
-        with pytest.raises(UserError, match="room for 0 more images"):
-            m(torch.randn(1, 3, 32, 32))
-    assert arrays.experts["blocks.0.mlp"].dtype == np.uint16
-    assert arrays.gates["blocks.0.mlp"].dtype == np.float16
-    kept, gates = arrays.kept["blocks.0.mlp"], arrays.gates["blocks.0.mlp"]
+    assert [trace.shape for trace in seen] == [(2, 17), (2, 17), (1, 17)]
+    assert {(trace.experts.dtype, trace.gates.dtype) for trace in seen} == {(np.dtype("u2"), np.dtype("f2"))}
+    kept, gates = (np.concatenate([getattr(trace, name) for trace in seen]) for name in ("kept", "gates"))
     assert not kept.all()
     assert np.array_equal(kept, gates > 0)
 

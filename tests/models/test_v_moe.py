@@ -1,6 +1,6 @@
-"""V-MoE: the published parameter counts, the reference's initial values, the head, the resizing of positions.
+"""V-MoE: the published parameter counts, the authors' initial values, the head, the resizing of positions.
 
-Numbers: V-MoE reference, Parameter counts.
+Parameters in millions, equal to the paper's table to the printed digit.
 """
 
 from __future__ import annotations

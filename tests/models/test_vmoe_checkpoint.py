@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -283,6 +284,30 @@ class TestRefused:
         leaf = fmt.index_leaf((7,), dtype, [((0, 7),)], [0])
         edit_index(small, lambda index: index["index"]["head"].update(bias=leaf))
         refuse(small, f"head/bias is of type {dtype}")
+
+    @pytest.mark.parametrize(
+        ("shape", "shards"), [(7, [0]), (None, [0]), ([7], 0), ([7], None)], ids=["shape", "no shape", "shard", "none"]
+    )
+    def test_numbers_where_lists_should_be(self, small: Path, shape: Any, shards: Any):
+        shaped = msgpack.packb([shape, "float32", False, {}])
+        leaf = fmt.ext(8, shaped, [msgpack.packb(fmt.slices(((0, 7),)))], shards)
+        edit_index(small, lambda index: index["index"]["head"].update(bias=leaf))
+        refuse(small, "ckpt_1.index is not the index of a V-MoE checkpoint")
+
+    @pytest.mark.parametrize("whole", [True, False], ids=["all", "one of several"])
+    def test_names_that_are_bytes(self, small: Path, whole: bool):
+        def edit(index: dict) -> None:
+            head = index["index"]["head"]
+            kept = {} if whole else head
+            index["index"]["head"] = {**kept, b"bias": head["bias"]}
+
+        edit_index(small, edit)
+        refuse(small, "a name that is no text below head")
+
+    def test_a_classifier_without_axes(self, small: Path):
+        leaf = fmt.index_leaf((), "float32", [()], [0])
+        edit_index(small, lambda index: index["index"]["head"].update(bias=leaf))
+        refuse(small, "ckpt_1.index is not the index of a V-MoE checkpoint")
 
     def test_unknown_extension(self, small: Path):
         edit_index(small, lambda index: index["index"].update(step=msgpack.ExtType(3, b"x")))

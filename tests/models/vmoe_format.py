@@ -1,4 +1,4 @@
-"""A small writer of the released V-MoE checkpoint format (V-MoE reference, Released checkpoints), for tests."""
+"""A small writer of the released V-MoE checkpoint format, for tests."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def parameter_shapes(
     *, patch: int, image: int, width: int, depth: int, hidden: int, heads: int, experts: int, sparse: Sequence[int],
     classes: int, pre_logits: bool,
 ) -> dict[str, tuple[int, ...]]:  # fmt: skip
-    """The parameter tree of V-MoE's code, as the reference lists it."""
+    """The parameter tree of V-MoE's code."""
     d, m, e, h, s = width, hidden, experts, heads, width // heads
     shapes: dict[str, tuple[int, ...]] = {
         "embedding/kernel": (patch, patch, 3, d),
