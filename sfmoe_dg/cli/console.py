@@ -97,6 +97,8 @@ def in_percent(accuracy: float | None) -> str:
 
 def describe_run(setup: Setup) -> list[str]:
     """What is trained on what, the hyper-parameters, and what was left out."""
+    from sfmoe_dg.data.splits import count_shared_identities
+
     names = setup.dataset.domain_names
     held_out = ", ".join(names[i] for i in setup.spec.test_envs)
     device = f"device {setup.device}"
@@ -106,6 +108,12 @@ def describe_run(setup: Setup) -> list[str]:
     lines += [f"  {name}: {value}" for name, value in sorted(setup.hparams.items())]
     lines.append("images (in + out):")
     lines += [f"  {name}: {len(split.in_)} + {len(split.out)}" for name, split in zip(names, setup.splits, strict=True)]
+    shared = count_shared_identities(setup.dataset, setup.splits, setup.spec.test_envs)
+    if shared:
+        lines.append(f"{shared} objects are trained on in one domain and tested on in another (see --split identity)")
+    if setup.dataset.ignored:
+        shown = ", ".join(setup.dataset.ignored[:3]) + (", …" if len(setup.dataset.ignored) > 3 else "")
+        lines.append(f"{len(setup.dataset.ignored)} files are no images by their ending: {shown}")
     if setup.dataset.skipped:
         lines.append(f"left out {len(setup.dataset.skipped)} images that do not decode:")
         lines += [f"  {image}" for image in setup.dataset.skipped]

@@ -64,11 +64,6 @@ class BirdAttributes:
     repeated: int = 0
     unlabelled: int = 0
 
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """The group of every attribute (28 in CUB), such as ``has_bill_shape``."""
-        return tuple(name.partition("::")[0] for name in self.names)
-
 
 @dataclass(frozen=True, eq=False)
 class Birds:

@@ -21,9 +21,9 @@ import hashlib
 import os
 import re
 import struct
-from collections.abc import Iterator
+import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,12 +33,9 @@ from PIL import Image
 
 from sfmoe_dg.data.domains import Domain, DomainDataset
 from sfmoe_dg.data.image_folder import FolderDomain
+from sfmoe_dg.data.locks import file_lock
 from sfmoe_dg.errors import UserError
-
-try:
-    import fcntl
-except ImportError:  # Windows: two builders at once do the work twice, and the last one's file stays
-    fcntl = None  # type: ignore[assignment]
+from sfmoe_dg.records import atomic_file
 
 SHORT_SIDE = 256
 
@@ -46,6 +43,7 @@ _FORMAT = b"SFMoEDG1"
 _HEADER = struct.Struct("<8sQQ16s")  # format, N, bytes of pixels, checksum of the index
 _IMAGES_AT_ONCE = 256
 _MAX_THREADS = 8
+_DEAD_AFTER = 3600.0  # seconds in which a living builder has written something
 
 
 class CachedDomain(Domain):
@@ -121,10 +119,10 @@ def _open_or_build(domain: FolderDomain, file: Path, short_side: int) -> CachedD
     index = _read_index(file, len(domain))
     if index is None:
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with _only_builder(file):
+            with file_lock(file.with_suffix(".lock")):
                 index = _read_index(file, len(domain))  # another builder may have been quicker
                 if index is None:
+                    _remove_left_over(file.parent)
                     index = _build(domain, file, short_side)
         except OSError as error:
             raise UserError(
@@ -154,32 +152,21 @@ def _header(index: bytes, count: int, num_bytes: int) -> bytes:
     return _HEADER.pack(_FORMAT, count, num_bytes, hashlib.blake2b(index, digest_size=16).digest())
 
 
-@contextmanager
-def _only_builder(file: Path) -> Iterator[None]:
-    """Wait until no other process builds this file. A lock ends with its process, however that ends."""
-    with file.with_suffix(".lock").open("ab") as lock:
-        if fcntl is not None:
-            with suppress(OSError):  # a file system without locks: both build, and one file replaces its equal
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                for left_over in file.parent.glob(f"{file.stem}.*.partial"):
-                    left_over.unlink(missing_ok=True)
-        yield
+def _remove_left_over(folder: Path) -> None:
+    """What killed builders left of any cache. A lock may not hold on other machines, so the youngest are let be."""
+    for left_over in folder.glob(".*.pixels.*.tmp"):
+        with suppress(OSError):
+            if time.time() - left_over.stat().st_mtime > _DEAD_AFTER:
+                left_over.unlink()
 
 
 def _build(domain: FolderDomain, file: Path, short_side: int) -> np.ndarray:
-    partial = file.with_suffix(f".{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as stream:
-            stream.write(bytes(_HEADER.size + 24 * len(domain)))
-            index = _write_pixels(domain, stream, short_side)
-            in_file, num_bytes = index.astype("<i8").tobytes(), stream.tell() - _HEADER.size - index.nbytes
-            stream.seek(0)
-            stream.write(_header(in_file, len(domain), num_bytes) + in_file)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_file(file) as stream:
+        stream.write(bytes(_HEADER.size + 24 * len(domain)))
+        index = _write_pixels(domain, stream, short_side)
+        in_file, num_bytes = index.astype("<i8").tobytes(), stream.tell() - _HEADER.size - index.nbytes
+        stream.seek(0)
+        stream.write(_header(in_file, len(domain), num_bytes) + in_file)
     return index
 
 

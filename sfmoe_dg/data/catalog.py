@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 from sfmoe_dg.registry import Registry
 
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""torchvision's, so that the same files count as images; case does not matter."""
+
 RANDOM_ONLY = ("random",)
 RANDOM_OR_IDENTITY = ("random", "identity")
 

@@ -1,4 +1,5 @@
-"""DomainBed's augmentation on tensors: workers crop and resize cached pixels, the device changes colours of a batch.
+"""DomainBed's augmentation on tensors, for ``--images tensors`` and ``cached``: workers crop and resize pixels, the
+device changes colours of a batch.
 
 Every image draws its own parameters, from its own seed, on the CPU: batches are the same for any number of workers,
 and on every device up to the rounding of floats. The distributions are those of torchvision's ``RandomResizedCrop``
@@ -35,7 +36,7 @@ _COLOR_DRAWS = 10
 
 @dataclass(frozen=True)
 class TensorTransform(ImageTransform):
-    """``ImageTransform`` for cached domains: the same attributes, the other half of the work on the device."""
+    """``ImageTransform`` for decoded or cached pixels: the same attributes, half of the work on the device."""
 
     def read(self, domain: Domain, indices: np.ndarray, seeds: np.ndarray | None) -> torch.Tensor:
         pictures = [torch.from_numpy(_decoded(domain, index)) for index in indices.tolist()]

@@ -16,13 +16,9 @@ from pathlib import PurePosixPath
 import numpy as np
 from PIL import Image
 
-from sfmoe_dg.data.catalog import DatasetFacts
+from sfmoe_dg.data.catalog import IMAGE_EXTENSIONS, DatasetFacts
 from sfmoe_dg.data.domains import Domain, DomainDataset
 from sfmoe_dg.errors import UserError
-
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""torchvision's, so that the same files count as images; case does not matter."""
-
 
 # Pillow refuses pictures above twice its limit; below that it only warns, once per picture and in every worker.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -39,12 +35,14 @@ def load_rgb(path: str) -> Image.Image:
 
     Raises:
         BadImageError: if the file is truncated, not an image, or so large that Pillow suspects a decompression bomb.
-        UserError: if the file cannot be read.
+        UserError: if the file cannot be read, or there is no memory for it.
     """
     try:
         with Image.open(path) as image:
             image.load()
             return _to_rgb(image)
+    except MemoryError:  # says nothing about the image either
+        raise UserError(f"there is no memory left to decode image {path}; make some free") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, …
         # An errno means that the file system failed, which says nothing about the image.
         if isinstance(error, OSError) and error.errno is not None:
@@ -203,13 +201,14 @@ def _list_domain(folder: str) -> _Listing:
 
 
 def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
-    """Every folder below this one, links followed, and the names of its files.
+    """Every folder below this one that is not hidden, links followed, and the names of its files.
 
     Raises:
         UserError: for a link to a folder that it lies in, whose images would count again and again.
         OSError: for a folder that cannot be read.
     """
     for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
         real = os.path.realpath(parent)
         for name in folders:
             path = os.path.join(parent, name)
@@ -255,15 +254,24 @@ def _check_no_class_empty(listing: _Listing, num_skipped: int) -> None:
 def _without_bad_images(listings: Sequence[_Listing]) -> tuple[list[_Listing], tuple[str, ...]]:
     """Decode every image once, before any split, so that what is left out depends on nothing but the files."""
     kept, bad = [], []
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for listing in listings:
-            paths = [os.path.join(listing.folder, file) for file in listing.files]
-            good = list(pool.map(_decodes, paths))
-            bad += [path for path, is_good in zip(paths, good, strict=True) if not is_good]
-            positions = [i for i, is_good in enumerate(good) if is_good]
-            files = tuple(listing.files[i] for i in positions)
-            kept.append(replace(listing, files=files, targets=tuple(listing.targets[i] for i in positions)))
+    for listing in listings:
+        paths = [os.path.join(listing.folder, file) for file in listing.files]
+        good = decodable(paths)
+        bad += [path for path, is_good in zip(paths, good, strict=True) if not is_good]
+        positions = [i for i, is_good in enumerate(good) if is_good]
+        files = tuple(listing.files[i] for i in positions)
+        kept.append(replace(listing, files=files, targets=tuple(listing.targets[i] for i in positions)))
     return kept, tuple(bad)
+
+
+def decodable(paths: Sequence[str]) -> list[bool]:
+    """Whether each of the images decodes; every one is read once, in threads.
+
+    Raises:
+        UserError: as ``load_rgb``, but for bad images.
+    """
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(_decodes, paths))
 
 
 def _decodes(path: str) -> bool:

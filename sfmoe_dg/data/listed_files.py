@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from sfmoe_dg.data.image_folder import BadImageError, FolderDomain, load_rgb
+from sfmoe_dg.data.image_folder import FolderDomain, decodable
 
 
 class ListedDomain(FolderDomain):
@@ -35,13 +35,11 @@ class ListedDomain(FolderDomain):
 
     def without_bad_images(self) -> tuple[ListedDomain, list[str]]:
         """The domain with only the images that decode, and the paths of the others; every image is decoded once."""
-        files, kept, bad = self.files, [], []
-        for index in range(len(self)):
-            try:
-                load_rgb(self.path(index))
-                kept.append(index)
-            except BadImageError:
-                bad.append(self.path(index))
+        paths = [self.path(index) for index in range(len(self))]
+        good = decodable(paths)
+        kept = [index for index, is_good in enumerate(good) if is_good]
+        bad = [path for path, is_good in zip(paths, good, strict=True) if not is_good]
+        files = self.files
         chosen = [files[index] for index in kept]
         return ListedDomain(self.name, self.folder, chosen, self.targets[kept], self.size), bad
 

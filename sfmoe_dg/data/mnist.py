@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +18,10 @@ from torchvision.datasets import MNIST
 
 from sfmoe_dg.data.catalog import DatasetFacts
 from sfmoe_dg.data.domains import DomainDataset, InMemoryDomain
+from sfmoe_dg.data.locks import file_lock
 from sfmoe_dg.errors import UserError
+
+FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 
 LABEL_NOISE = 0.25
 COLOR_FLIPS = {"+90%": 0.1, "+80%": 0.2, "-90%": 0.9}
@@ -44,7 +49,7 @@ def read_rotated(entry: DatasetFacts, data_dir: str, on_bad_image: str) -> Domai
 
 
 def _read(entry: DatasetFacts, data_dir: str, make: Make, class_names: tuple[str, ...]) -> DomainDataset:
-    parts = [_load(data_dir, train=train) for train in (True, False)]
+    parts = _load(data_dir)
     images = torch.cat([part.data for part in parts])
     digits = torch.cat([part.targets for part in parts])
     order = torch.randperm(len(images))
@@ -79,22 +84,16 @@ def _rotated(name: str, images: torch.Tensor, digits: torch.Tensor) -> InMemoryD
     return InMemoryDomain(name, turned, digits.numpy())
 
 
-def _load(data_dir: str, train: bool) -> MNIST:
+def _load(data_dir: str) -> list[MNIST]:
+    """The training and the test part; downloaded if a file is missing, by one of the runs that find it so."""
     folder = os.path.join(data_dir, "MNIST", "raw")
+    is_there = all(os.path.isfile(os.path.join(folder, file)) for file in FILES)
     try:
-        return MNIST(data_dir, train=train, download=not _present(folder, train))
+        with nullcontext() if is_there else file_lock(Path(data_dir, ".MNIST.lock")):
+            return [MNIST(data_dir, train=train, download=not is_there) for train in (True, False)]
     except Exception as error:  # torchvision raises OSError, RuntimeError and URLError here, struct.error on bad files
+        what = "is damaged" if is_there else "is missing or damaged, and downloading it did not help"
         reason = " ".join(str(error).split())
         raise UserError(
-            f"MNIST in {folder} is missing or damaged, and downloading it did not help ({reason}); put "
-            f"{', '.join(_files(train))} there, from any copy in torchvision's layout"
+            f"MNIST in {folder} {what} ({reason}); put {', '.join(FILES)} there, from any copy in torchvision's layout"
         ) from None
-
-
-def _files(train: bool) -> list[str]:
-    prefix = "train" if train else "t10k"
-    return [f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"]
-
-
-def _present(folder: str, train: bool) -> bool:
-    return all(os.path.isfile(os.path.join(folder, file)) for file in _files(train))

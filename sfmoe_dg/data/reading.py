@@ -24,6 +24,7 @@ from sfmoe_dg.data.transforms import ImageTransform
 from sfmoe_dg.errors import UserError
 
 MAX_AUTO_WORKERS = 4
+_WORKER_DIED = ("DataLoader worker (pid", "shared memory")  # torch's words
 
 
 class Request(NamedTuple):
@@ -135,7 +136,8 @@ class Reader:
         try:
             yield from self._loader
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            # What an image's reader raised in a worker arrives here too; that is a fault to be seen, not a death.
+            if not any(sign in str(error) for sign in _WORKER_DIED):
                 raise
             raise UserError(
                 f"a data-loading worker died ({' '.join(str(error).split())}); the machine or its shared memory "

@@ -51,17 +51,15 @@ def split_domains(
     holdout_fraction: float = 0.2,
     uda_fraction: float = 0.0,
     policy: str = "random",
-    test_identities: np.ndarray | None = None,
 ) -> list[DomainSplit]:
     """Split every domain. The numbers depend on the trial seed alone, not on any global generator.
 
     ``random``: DomainBed, ``scripts/train.py`` and ``misc.split_dataset``, to the index.
-    ``identity``: see ``_identity_groups``; a test domain then holds out objects that no training domain has shown.
+    ``identity``: see ``_identity_groups``; a test domain then holds out objects that no training domain has shown,
+    those that the data set's authors set apart (``dataset.test_identities``) or a random ``holdout_fraction`` of all.
 
     Args:
         uda_fraction: the share of a test domain's ``in_`` given to ``uda``; training domains have none.
-        test_identities: for ``identity``, the objects to test on; by default those that the data set's authors
-            set apart (``dataset.test_identities``), otherwise a random ``holdout_fraction`` of all.
 
     Raises:
         UserError: on test domains that do not exist, repeat or leave nothing to train on, on fractions outside
@@ -74,14 +72,8 @@ def split_domains(
             for env, domain in enumerate(dataset)
         ]
     else:
-        splits = _identity_splits(
-            dataset,
-            test_envs,
-            seed_hash(trial_seed, "identity"),
-            holdout_fraction,
-            uda_fraction,
-            dataset.test_identities if test_identities is None else np.asarray(test_identities),
-        )
+        seed = seed_hash(trial_seed, "identity")
+        splits = _identity_splits(dataset, test_envs, seed, holdout_fraction, uda_fraction)
     for env, split in enumerate(splits):
         needed = {"in": True, "out": holdout_fraction > 0, "uda": uda_fraction > 0 and env in test_envs}
         _check_not_empty(dataset, env, split, needed)
@@ -106,16 +98,11 @@ def _random_split(size: int, seed: int, holdout: float, uda_fraction: float, is_
 
 
 def _identity_splits(
-    dataset: DomainDataset,
-    test_envs: Sequence[int],
-    seed: int,
-    holdout: float,
-    uda_fraction: float,
-    test_identities: np.ndarray | None,
+    dataset: DomainDataset, test_envs: Sequence[int], seed: int, holdout: float, uda_fraction: float
 ) -> list[DomainSplit]:
     """Held-out objects are tested on, in the test domains only; the others are trained and validated on, in the
     training domains only. Test domains set ``holdout`` of the held-out objects apart for the oracle's selection."""
-    held_out, validation, training = _identity_groups(dataset, seed, holdout, test_identities)
+    held_out, validation, training = _identity_groups(dataset, seed, holdout)
     num_oracle = int(len(held_out) * holdout)
     oracle, reported = held_out[:num_oracle], held_out[num_oracle:]
     num_uda = int(len(reported) * uda_fraction)
@@ -129,9 +116,7 @@ def _identity_splits(
     return splits
 
 
-def _identity_groups(
-    dataset: DomainDataset, seed: int, holdout: float, test_identities: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _identity_groups(dataset: DomainDataset, seed: int, holdout: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All identities, shuffled once for all domains: held out for testing, for validation, for training.
 
     The first two have ``int(n * holdout)`` identities each. With given test identities, those are held out and
@@ -139,17 +124,11 @@ def _identity_groups(
     """
     known = np.unique(np.concatenate([d.identities for d in dataset if d.identities is not None]))
     keys = _shuffled(known.tolist(), seed)
-    if test_identities is None:
+    if dataset.test_identities is None:
         size = int(len(keys) * holdout)
         held_out, rest = keys[:size], keys[size:]
     else:
-        missing = np.setdiff1d(test_identities, known)
-        if len(missing):
-            raise UserError(
-                f"{len(missing)} of the {len(test_identities)} test identities of {dataset.name} have no image, "
-                f"the first is {missing[0]}; give identities that occur in the data"
-            )
-        is_held_out = np.isin(keys, test_identities)
+        is_held_out = np.isin(keys, dataset.test_identities)
         held_out, rest = keys[is_held_out], keys[~is_held_out]
         size = int(len(rest) * holdout)
     return held_out, rest[:size], rest[size:]

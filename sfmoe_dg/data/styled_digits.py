@@ -91,9 +91,10 @@ def enlarge(small: np.ndarray) -> np.ndarray:
     """int64 [N, 8, 8] of 0 to 16, with one empty pixel around it, to uint8 [N, 32, 32], by Catmull-Rom splines.
 
     Pixel i of the result lies at (10 i - 11) / 32 in the padded picture, so the four weights of each pixel are whole
-    multiples of 2^-16 and nothing is rounded before the last step.
+    multiples of 2^-16 and nothing is rounded before the last step: sums stay below 2^53, where floats are exact, and
+    floats are what matrix products are quick at.
     """
-    weights = np.zeros((SIZE, 10), dtype=np.int64)
+    weights = np.zeros((SIZE, 10))
     for i in range(SIZE):
         whole, t = divmod(10 * i - 11, 32)
         spline = (
@@ -105,8 +106,8 @@ def enlarge(small: np.ndarray) -> np.ndarray:
         for offset, weight in enumerate(spline, start=-1):
             if 0 <= whole + offset < 10:
                 weights[i, whole + offset] = weight
-    padded = np.pad(small, ((0, 0), (1, 1), (1, 1)))
-    scaled = weights @ padded @ weights.T  # ink × 2^32
+    padded = np.pad(small.astype(np.float64), ((0, 0), (1, 1), (1, 1)))
+    scaled = (weights @ padded @ weights.T).astype(np.int64)  # ink × 2^32
     return np.clip((scaled * 255) >> 36, 0, 255).astype(np.uint8)
 
 

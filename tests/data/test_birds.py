@@ -47,7 +47,6 @@ def test_class_table_where_images_are_not_labelled(cub: Path) -> None:
     assert attributes.source == "class"
     assert np.allclose(attributes.present[[0, 1, 2, 5]], [[0, 0.5, 1], [0, 0.5, 1], [0.25, 0, 0.025], [0, 0, 0.75]])
     assert not attributes.certainty.any()
-    assert attributes.groups == ("has_bill_shape", "has_bill_shape", "has_wing_color")
 
 
 def test_image_labels_with_lines_that_have_extra_fields(cub: Path) -> None:
@@ -142,7 +141,7 @@ def test_real_text_files(shared_data: Path) -> None:
     assert (len(birds), len(birds.classes), birds.parts.shape) == (11788, 200, (11788, 15, 3))
     assert (birds.is_train.sum(), (~birds.is_train).sum()) == (5994, 5794)
     assert birds.attributes.present.shape == (11788, 312)
-    assert len(set(birds.attributes.groups)) == 28
+    assert len({name.partition("::")[0] for name in birds.attributes.names}) == 28
     assert birds.attributes.source == "class"
     assert 0 <= birds.attributes.present.min() < birds.attributes.present.max() <= 1
     inside = (birds.parts[..., 2] > 0).mean()

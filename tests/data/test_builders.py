@@ -10,7 +10,8 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,10 @@ from wilds_trees import write_camelyon, write_fmow
 
 from sfmoe_dg import data
 from sfmoe_dg.data.builders import recipe as recipes
-from sfmoe_dg.data.builders.camera_traps import ANNOTATION_FILES, ANNOTATIONS, IMAGES, chosen
+from sfmoe_dg.data.builders.camera_traps import ANNOTATION_FILES, ANNOTATIONS, IMAGES, chosen, prepare
 from sfmoe_dg.data.builders.duplicates import DUPLICATES, remove_listed
 from sfmoe_dg.data.catalog import CATALOG, facts
+from sfmoe_dg.data.locks import file_lock
 from sfmoe_dg.errors import UserError
 
 HEADINGS = ["Source", "Licence", "Counts", "Classes", "Known faults", "Preparation", "How it was checked"]
@@ -135,6 +137,23 @@ def test_camera_traps_by_hand() -> None:
     part["images"][0]["file_name"] = "../a.jpg"  # type: ignore[call-overload]
     with pytest.raises(UserError, match=r"names the image '\.\./a\.jpg', which is not a plain file name"):
         chosen([part])
+
+
+@pytest.mark.parametrize(
+    ("images", "annotations", "reason"),
+    [
+        ([{"id": "a", "file_name": "a.jpg"}], [], "'location'"),
+        ([{"id": "a", "location": 38, "file_name": "a.jpg"}], [{"image_id": "a", "category_id": 9}], "KeyError.9"),
+        (["a.jpg"], [], "TypeError"),
+    ],
+)
+def test_damaged_records_of_camera_traps(tmp_path: Path, images, annotations, reason: str) -> None:
+    part = {"categories": [{"id": 1, "name": "cat"}], "images": images, "annotations": annotations}
+    for file in ANNOTATION_FILES:
+        (tmp_path / file).write_text(json.dumps(part))
+    message = rf"a record in {ANNOTATIONS} is damaged \(.*{reason}.*\); get the archive again"
+    with pytest.raises(UserError, match=message):
+        prepare({ANNOTATIONS: tmp_path}, tmp_path / "out")
 
 
 def test_domain_net(tmp_path: Path) -> None:
@@ -307,6 +326,37 @@ def test_interrupted_build_goes_on(tmp_path: Path, pacs_zip: bytes, small_pacs, 
     assert not list(out.glob(".building*"))
 
 
+def test_what_was_unpacked_from_another_archive_is_not_used(tmp_path: Path, pacs_zip: bytes, small_pacs) -> None:
+    """A wrong archive of the right name, then the right one; and what is recorded is what was built."""
+    out, made = tmp_path / "data", small_pacs("http://127.0.0.1:1/")
+    write_tree(tmp_path / "in", ["holiday"], ["dog"])
+    wrong = packed(tmp_path / "in", tmp_path / "wrong.zip")
+    with pytest.raises(UserError, match=r"PACS\.zip holds no folder with art_painting, .*; is it the right archive"):
+        recipes.build(made, out, given={"PACS.zip": wrong})
+    assert recipes.build(made, out, given={"PACS.zip": tmp_path / "PACS.zip"})
+    assert sorted(path.name for path in (out / "PACS").iterdir() if path.is_dir()) == sorted(facts("PACS").domains)
+    (note,) = json.loads((out / ".sources/PACS.json").read_text()).values()
+    assert note["sha256"] == recipes.digests(tmp_path / "PACS.zip").sha256
+    assert not list(out.glob(".building*"))
+
+
+def test_built_by_another_just_before_the_lock(tmp_path: Path, pacs_zip: bytes, small_pacs, monkeypatch) -> None:
+    out, made, given = tmp_path / "data", small_pacs("http://127.0.0.1:1/"), {"PACS.zip": tmp_path / "PACS.zip"}
+
+    @contextmanager
+    def late(path: Path, busy: str) -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            patch.setattr(recipes, "file_lock", file_lock)
+            assert recipes.build(made, out, given=given)
+        with file_lock(path, busy):
+            yield
+
+    monkeypatch.setattr(recipes, "file_lock", late)
+    assert not recipes.build(made, out, given=given)
+    assert len(list((out / "PACS").rglob("*.png"))) == 28
+    assert not list(out.glob(".building*"))
+
+
 def test_what_is_there_is_not_overwritten(tmp_path: Path, pacs_zip: bytes, small_pacs) -> None:
     write_image(tmp_path / "PACS/photo/dog/mine.png")
     with pytest.raises(UserError, match="PACS exists and was not built here; check it with --verify, or move it away"):
@@ -316,7 +366,7 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path, pacs_zip: bytes, small
 def test_only_one_builder(tmp_path: Path, small_pacs) -> None:
     made = small_pacs("http://127.0.0.1:1/")
     refused = pytest.raises(UserError, match="another process is building PACS")
-    with recipes._only_builder(tmp_path / ".building-PACS", made), refused:
+    with file_lock(tmp_path / ".building-PACS/.lock"), refused:
         recipes.build(made, tmp_path)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import multiprocessing
 import os
 import pickle
 import re
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +62,7 @@ def test_small_pictures_are_kept_as_they_are(tree: Path, tmp_path: Path) -> None
     assert [d.name for d in found] == ["a", "b"]
     assert found[0].targets.tolist() == dataset[0].targets.tolist()
     assert found[0].path(1) == dataset[0].path(1)
-    assert not list((tmp_path / "cache").glob("*.partial"))
+    assert not list((tmp_path / "cache").glob(".*.tmp"))
 
 
 def test_large_pictures_are_made_smaller_once(tree: Path, tmp_path: Path) -> None:
@@ -134,8 +136,12 @@ def build_in_process(tree: str, folder: str, start, results) -> None:
 @pytest.mark.parametrize("locks", [True, False])
 def test_two_builders_at_once(tree: Path, tmp_path: Path, monkeypatch, locks: bool) -> None:
     """With locks each domain is built once; without, a quicker one is replaced by its equal."""
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
     if not locks:
-        monkeypatch.setattr(cache_module, "fcntl", None)
+        monkeypatch.setattr(fcntl, "flock", no_locks)
     context = multiprocessing.get_context("fork")
     start, results = context.Event(), context.Queue()
     workers = [
@@ -153,17 +159,22 @@ def test_two_builders_at_once(tree: Path, tmp_path: Path, monkeypatch, locks: bo
     assert set(built) == {"a", "b"}
     assert len(built) == 2 or not locks
     assert len(files(tmp_path / "cache")) == 2
-    assert not list((tmp_path / "cache").glob("*.partial"))
+    assert not list((tmp_path / "cache").glob(".*.tmp"))
 
 
 def test_what_a_dead_builder_left_is_removed(tree: Path, tmp_path: Path) -> None:
+    """And nothing younger: another machine, which the lock may not reach, may be at work on it."""
     dataset = open_tree(tree)
     cached(dataset, tmp_path)
     file = files(tmp_path)[0]
-    left = file.with_suffix(".4711.partial")
-    file.rename(left)
+    dead, living = (tmp_path / f".{file.name}.4711.{token}.tmp" for token in ("0abc", "1def"))
+    file.rename(dead)
+    living.write_bytes(b"")
+    for left, age in ((dead, 3700), (living, 3500)):
+        os.utime(left, (time.time() - age,) * 2)
     cached(dataset, tmp_path)
-    assert not left.exists()
+    assert not dead.exists()
+    assert living.exists()
     assert file.exists()
 
 
@@ -186,7 +197,7 @@ def test_bad_images(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"image .*b/dog/1\.png does not decode \(not an image\); replace it"):
         cached(open_tree(tree), tmp_path / "cache")
     assert len(files(tmp_path / "cache")) == 1, "domain a"
-    assert not list((tmp_path / "cache").glob("*.partial"))
+    assert not list((tmp_path / "cache").glob(".*.tmp"))
     dataset = data.build("ImageFolder", str(tree), on_bad_image="skip")
     assert [len(domain) for domain in cached(dataset, tmp_path / "cache")] == [6, 5]
     assert_same_pixels(dataset, tmp_path / "cache")
@@ -213,7 +224,7 @@ def test_a_cache_that_can_only_be_read_is_read(tree: Path, tmp_path: Path, monke
     cached(dataset, tmp_path)
     for file in tmp_path.glob("*.lock"):
         file.unlink()
-    monkeypatch.setattr(cache_module, "_only_builder", None)
+    monkeypatch.setattr(cache_module, "file_lock", None)
     assert_same_pixels(dataset, tmp_path)
 
 

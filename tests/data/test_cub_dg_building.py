@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import multiprocessing
 import os
@@ -21,6 +22,8 @@ from sfmoe_dg import records
 from sfmoe_dg.data.cub_dg import build as building
 from sfmoe_dg.data.cub_dg import work
 from sfmoe_dg.data.cub_dg.build import BuildReport, build, verify
+from sfmoe_dg.data.cub_dg.table import read_table, write_table
+from sfmoe_dg.data.locks import file_lock
 from sfmoe_dg.errors import UserError
 
 # ------------------------------------------------------------------------------------------------ the same bytes
@@ -55,6 +58,36 @@ def test_missing_and_damaged_files_are_made_again(cub_inputs: Path, tmp_path: Pa
     (folder / "annotations.parquet").write_bytes(b"PAR1")
     build(given)
     assert tree_hash(folder) == tree_hash(cub_resized.folder)
+
+
+@pytest.mark.parametrize("damage", ["cut", "altered", "gone"])
+def test_a_damaged_table_vouches_for_no_picture(cub_inputs: Path, tmp_path: Path, cub_resized, damage: str) -> None:
+    """A spoiled picture is made again though the table that would tell is damaged, or tells the spoiled one's sum."""
+    folder = tmp_path / "CUB_DG"
+    shutil.copytree(cub_resized.folder, folder)
+    spoiled, path = "Udnie/002.Bunting/Bunting_0001.jpg", folder / "annotations.parquet"
+    (folder / spoiled).write_bytes(b"cut short")
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
+    elif damage == "gone":
+        path.unlink()
+    else:
+        table = read_table(path)
+        sums = [building.sha256_of(folder / file) for file in table.file]
+        write_table(path, dataclasses.replace(table, sha256=sums))
+    build(options(cub_inputs, tmp_path, size=24, batch_size=2))
+    assert tree_hash(folder) == tree_hash(cub_resized.folder)
+
+
+def test_without_pyarrow_nothing_is_begun(cub_inputs: Path, tmp_path: Path, cub_resized, monkeypatch) -> None:
+    """Neither are pictures painted for a table that cannot be written, nor is a complete build called incomplete."""
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    before = tree_hash(cub_resized.folder)
+    for out in (tmp_path, cub_resized.folder.parent):
+        with pytest.raises(UserError, match="table needs pyarrow; install it"):
+            build(options(cub_inputs, out, size=24, batch_size=2))
+    assert not list(tmp_path.iterdir())
+    assert tree_hash(cub_resized.folder) == before
 
 
 class KilledError(BaseException):
@@ -164,6 +197,7 @@ def test_damaged_image(cub_inputs: Path, tmp_path: Path) -> None:
         ({"size": 0}, "--size is 0; it must be at least 1"),
         ({"jobs": 0}, "--jobs is 0"),
         ({"device": "tpu9"}, "--device tpu9 cannot be used"),
+        ({"device": "meta"}, r"--device meta cannot be used \(pictures are painted on cpu, cuda, mps\); give cpu, or"),
         ({"styles": ("candy", "Candy")}, "style 'Candy': give every style once"),
         ({"styles": ("natural",)}, "other than natural"),
         ({"styles": ("../x",)}, "by a name of letters"),
@@ -222,18 +256,38 @@ def test_disks_that_fail(cub_inputs: Path, tmp_path: Path, cub_resized, monkeypa
 
 
 def test_folders_that_are_not_ours(cub_inputs: Path, tmp_path: Path) -> None:
-    (tmp_path / "CUB_DG/Candy").mkdir(parents=True)
+    own, left = tmp_path / "CUB_DG/Candy/.notes.tmp", tmp_path / "CUB_DG/Candy/.draft.4711.0abc.tmp"
+    own.parent.mkdir(parents=True)
+    for file in (own, left):
+        file.write_text("somebody's")
     with pytest.raises(UserError, match=r"holds Candy but no manifest.json, so no build made it; choose another --out"):
         build(options(cub_inputs, tmp_path))
+    assert own.exists()
+    assert left.exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file.* could not be written"):
         build(options(cub_inputs, tmp_path / "file"))
 
 
+def test_what_a_killed_build_left_before_its_first_manifest(cub_inputs: Path, tmp_path: Path, cub_resized) -> None:
+    (tmp_path / "CUB_DG").mkdir()
+    (tmp_path / "CUB_DG/.manifest.json.4711.0abc.tmp").write_text("{")
+    build(options(cub_inputs, tmp_path, size=24, batch_size=2))
+    assert tree_hash(tmp_path / "CUB_DG") == tree_hash(cub_resized.folder)
+
+
+def test_files_that_only_look_like_left_overs_stay(cub_inputs: Path, tmp_path: Path, cub_resized) -> None:
+    shutil.copytree(cub_resized.folder, tmp_path / "CUB_DG")
+    own = tmp_path / "CUB_DG/.notes.tmp"
+    own.write_text("mine")
+    build(options(cub_inputs, tmp_path, size=24, batch_size=2))
+    assert own.exists()
+
+
 def test_two_builders_at_once(cub_inputs: Path, tmp_path: Path) -> None:
     (tmp_path / "CUB_DG").mkdir()
     with (
-        building._only_builder(tmp_path / "CUB_DG"),
+        file_lock(tmp_path / "CUB_DG"),
         pytest.raises(UserError, match=r"another build is writing to .*CUB_DG; wait for it or choose another --out"),
     ):
         build(options(cub_inputs, tmp_path))

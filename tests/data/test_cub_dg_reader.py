@@ -108,12 +108,25 @@ def edit(root: Path, **changes) -> None:
         (lambda root: edit(root, classes=["1", "2", "3"]), r"holds classes 001.Awk, .*, not as its manifest.json"),
         (lambda root: edit(root, classes=["1"]), "CUBDG has 1 classes, but .* holds 3"),
         (lambda root: (root / "CUB_DG/manifest.json").unlink(), "CUBDG has 200 classes, but .* holds 3"),
+        (
+            lambda root: (root / "CUB_DG/Candy/001.Awk/Awk_0001.jpg").unlink(),
+            "CUB_DG holds 23 pictures, not the 24 that its manifest.json lists; give datasets/cub_dg.py's command",
+        ),
     ],
 )
 def test_folders_that_do_not_fit_their_manifest(copy: Path, spoil, message: str) -> None:
     spoil(copy)
     with pytest.raises(UserError, match=message):
         data.build("CUBDG", str(copy))
+
+
+def test_bad_pictures_may_be_skipped_but_not_missing(copy: Path) -> None:
+    (copy / "CUB_DG/Candy/001.Awk/Awk_0001.jpg").write_text("spoiled")
+    dataset = data.build("CUBDG", str(copy), on_bad_image="skip")
+    assert [len(domain) for domain in dataset] == [5, 6, 6, 6]
+    (copy / "CUB_DG/Udnie/003.Coot/Coot_0002.jpg").unlink()
+    with pytest.raises(UserError, match="holds 23 pictures, not the 24"):
+        data.build("CUBDG", str(copy), on_bad_image="skip")
 
 
 @pytest.mark.shared_data

@@ -13,8 +13,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from sfmoe_dg import data
-from sfmoe_dg.data.catalog import facts
-from sfmoe_dg.data.image_folder import IMAGE_EXTENSIONS, BadImageError, load_rgb
+from sfmoe_dg.data.catalog import IMAGE_EXTENSIONS, facts
+from sfmoe_dg.data.image_folder import BadImageError, load_rgb
 from sfmoe_dg.errors import UserError
 
 
@@ -45,7 +45,7 @@ def test_listing_equals_torchvision(tmp_path: Path) -> None:
 
 def test_hidden_and_other_files(tmp_path: Path) -> None:
     root = write_tree(tmp_path, domains=("a",), per_class=1)
-    for hidden in ("a/cat/._0.png", "a/.git/0.png", ".cache/cat/0.png", "a/cat/.DS_Store"):
+    for hidden in ("a/cat/._0.png", "a/.git/0.png", ".cache/cat/0.png", "a/cat/.DS_Store", "a/cat/.old/deep/0.png"):
         (root / hidden).parent.mkdir(exist_ok=True, parents=True)
         (root / hidden).write_bytes(b"")
     (root / "a/cat/notes.txt").write_text("")
@@ -187,6 +187,22 @@ def test_unreadable_is_not_bad(tmp_path: Path) -> None:
     root = write_tree(tmp_path, domains=("a",), per_class=1)
     (root / "a/cat/link.png").symlink_to(tmp_path / "gone.png")
     with pytest.raises(UserError, match=r"link.png cannot be read \(No such file or directory\)"):
+        data.build("ImageFolder", str(root), on_bad_image="skip")
+
+
+def test_lack_of_memory_is_not_bad(tmp_path: Path, monkeypatch) -> None:
+    """Nor does a machine without memory: a good image must not vanish from the splits."""
+    root = write_tree(tmp_path, domains=("a",), per_class=1)
+    convert = Image.Image.convert
+
+    def scarce(image, *arguments):
+        if image.size == (7, 7):
+            raise MemoryError
+        return convert(image, *arguments)
+
+    write_image(root / "a/cat/large.png", size=(7, 7))
+    monkeypatch.setattr(Image.Image, "convert", scarce)
+    with pytest.raises(UserError, match=r"no memory left to decode image .*a/cat/large\.png; make some free"):
         data.build("ImageFolder", str(root), on_bad_image="skip")
 
 

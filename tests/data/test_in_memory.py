@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 from pathlib import Path
 
@@ -110,7 +111,8 @@ def test_missing_mnist_names_the_folder(tmp_path: Path, monkeypatch) -> None:
         data.build("RotatedMNIST", str(tmp_path))
     assert str(raised.value) == (
         f"MNIST in {tmp_path}/MNIST/raw is missing or damaged, and downloading it did not help (no network); put "
-        "train-images-idx3-ubyte, train-labels-idx1-ubyte there, from any copy in torchvision's layout"
+        "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte there, from "
+        "any copy in torchvision's layout"
     )
     with pytest.raises(
         UserError, match="data set ColoredMNIST needs --data_dir, the folder that holds the folder MNIST"
@@ -121,8 +123,34 @@ def test_missing_mnist_names_the_folder(tmp_path: Path, monkeypatch) -> None:
 def test_damaged_mnist(tmp_path: Path) -> None:
     folder = tmp_path / "MNIST" / "raw"
     folder.mkdir(parents=True)
-    for train in (True, False):
-        for file in mnist._files(train):
-            (folder / file).write_bytes(b"")
-    with pytest.raises(UserError, match=r"MNIST in .*raw is missing or damaged"):
+    for file in mnist.FILES:
+        (folder / file).write_bytes(b"")
+    with pytest.raises(UserError, match=r"MNIST in .*raw is damaged \("):
         data.build("RotatedMNIST", str(tmp_path))
+
+
+def write_digits(folder: Path, part: str, count: int) -> None:
+    """Black pictures of zeros as MNIST has them: two zero bytes, 8 for uint8, the number of dimensions, their sizes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, shape in (("images-idx3", (count, 28, 28)), ("labels-idx1", (count,))):
+        header = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">i4").tobytes()
+        (folder / f"{part}-{kind}-ubyte").write_bytes(header + bytes(int(np.prod(shape))))
+
+
+@pytest.mark.parametrize("part", ["train", "t10k"])
+def test_half_of_mnist_is_completed_by_one_run_at_a_time(tmp_path: Path, monkeypatch, part: str) -> None:
+    folder, other = tmp_path / "MNIST/raw", {"train": "t10k", "t10k": "train"}[part]
+    write_digits(folder, part, 12)
+    downloads = []
+
+    def download(self: MNIST) -> None:
+        if not self._check_exists():
+            downloads.append(other)
+            with open(tmp_path / ".MNIST.lock") as lock, pytest.raises(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            write_digits(folder, other, 24)
+
+    monkeypatch.setattr(MNIST, "download", download)
+    assert sum(map(len, data.build("RotatedMNIST", str(tmp_path)))) == 36
+    assert sum(map(len, data.build("RotatedMNIST", str(tmp_path)))) == 36
+    assert downloads == [other]

@@ -229,6 +229,20 @@ def test_a_dead_worker_does_not_hang() -> None:
     loader.close()
 
 
+class FaultyDomain(DyingDomain):
+    def image(self, index: int) -> torch.Tensor:
+        raise RuntimeError("this reader has a fault")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_fault_in_a_worker_is_not_a_dead_worker(num_workers: int) -> None:
+    dataset = DomainDataset("Faulty", (FaultyDomain("one", [0] * 4),), (3, 16, 16), ("only",), ("one",))
+    loader = EvalLoader(dataset, None, [CLEAN], seed=0, num_workers=num_workers)
+    with pytest.raises(RuntimeError, match="this reader has a fault"):
+        list(loader.batches())
+    loader.close()
+
+
 INTERRUPTED = """
 import sys, os, signal
 from sfmoe_dg import data

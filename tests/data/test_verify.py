@@ -8,19 +8,14 @@ from pathlib import Path
 import pytest
 from builder_scripts import recipe, run
 from image_trees import write_image, write_tree
+from wilds_trees import write_camelyon, write_fmow
 
-from sfmoe_dg.data.builders.layouts import IMAGE_EXTENSIONS
 from sfmoe_dg.data.builders.manifest import differences, files_below, read_manifest, write_manifest
 from sfmoe_dg.data.builders.verify import verify
 from sfmoe_dg.data.catalog import facts
-from sfmoe_dg.data.image_folder import IMAGE_EXTENSIONS as READ
 from sfmoe_dg.errors import UserError
 
 PACS_CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
-
-
-def test_extensions_are_the_reader_s() -> None:
-    assert IMAGE_EXTENSIONS == READ
 
 
 @pytest.fixture
@@ -75,6 +70,50 @@ def test_against_what_was_published(pacs: Path, tmp_path: Path) -> None:
     (damaged,) = [line for line in check.problems if line.startswith("truncated")]
     assert damaged.startswith("truncated or damaged: cartoon/dog/0.png (image ")
     assert check.notes[0].startswith("there is no .manifest.jsonl, which builders write, so files that are missing")
+
+
+def test_hidden_folders_are_neither_counted_nor_listed(pacs: Path, tmp_path: Path) -> None:
+    """As the reader leaves them out."""
+    write_manifest(pacs)
+    write_image(pacs / "photo/dog/.thumbnails/0.png")
+    write_image(pacs / "photo/dog/more/.old/deep/0.png")
+    assert verify(recipe("pacs"), tmp_path).counts["photo"] == 7
+    assert differences(pacs, read_manifest(pacs) or {}) == []
+
+
+def cut_off(path: Path) -> None:
+    """The file without the end of its last line."""
+    path.write_text(path.read_text().rstrip().rpartition(",")[0])
+
+
+def without_title(path: Path) -> None:
+    """The file with another title of its second column."""
+    path.write_text(path.read_text().replace("patient", "person", 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "reason"),
+    [
+        ("wilds_camelyon", lambda folder: without_title(folder / "metadata.csv"), r"KeyError\('patient'\)"),
+        ("wilds_camelyon", lambda folder: cut_off(folder / "metadata.csv"), r"metadata\.csv is cut off in line \d+"),
+        ("wilds_fmow", lambda folder: (folder / "rgb_metadata.csv").write_bytes(b"a,b\n\xff,\xfe\n"), "UnicodeDecode"),
+        ("wilds_fmow", lambda folder: cut_off(folder / "country_code_mapping.csv"), "mapping.csv is cut off in line"),
+        ("cub_200_2011", lambda folder: (folder / "train_test_split.txt").write_text("1 1\n2\n"), "ValueError"),
+        ("cub_200_2011", lambda folder: (folder / "train_test_split.txt").write_text("2 1\n"), r"KeyError\('1'\)"),
+    ],
+)
+def test_damaged_tables(tmp_path: Path, name: str, damage, reason: str) -> None:
+    folder = tmp_path / recipe(name).folder
+    if name == "cub_200_2011":
+        write_image(folder / "images/001.Awk/a.jpg")
+        (folder / "images.txt").write_text("1 001.Awk/a.jpg\n")
+    else:
+        made = (write_camelyon if name == "wilds_camelyon" else write_fmow)(tmp_path)
+        assert made == folder
+    damage(folder)
+    message = rf"a table in .*{folder.name} is damaged \(.*{reason}.*\); build {recipe(name).name} again"
+    with pytest.raises(UserError, match=message):
+        verify(recipe(name), tmp_path)
 
 
 def test_known_other_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,14 +65,13 @@ def safe_path(name: str) -> PurePosixPath | None:
     return path
 
 
-def extract(archive: Path, target: Path, *, strip_top: bool = False, progress: bool = False) -> Path:
+def extract(archive: Path, target: Path, *, progress: bool = False) -> Path:
     """Unpack a zip or tar(.gz, .bz2, .xz) file to the new folder ``target``, all of it or nothing.
 
     It is unpacked to a hidden folder beside ``target``, which an interrupted call leaves behind and the next one
     clears away.
 
     Args:
-        strip_top: if the archive holds nothing but one folder, ``target`` becomes that folder.
         progress: show a bar on stderr if that is a terminal.
 
     Raises:
@@ -94,9 +93,7 @@ def extract(archive: Path, target: Path, *, strip_top: bool = False, progress: b
                 unpacker.add(member)
                 bar.update()
         unpacker.check_links()
-        entries = list(temporary.iterdir())
-        alone = strip_top and len(entries) == 1 and entries[0].is_dir() and not entries[0].is_symlink()
-        os.replace(entries[0] if alone else temporary, target)
+        os.replace(temporary, target)
     except _DAMAGE as error:
         raise BadArchiveError(f"{archive} is damaged or not whole ({_reason(error)}); get it again") from None
     except OSError as error:

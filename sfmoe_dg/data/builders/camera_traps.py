@@ -36,7 +36,10 @@ def prepare(sources: Mapping[str, Path], target: Path) -> list[str]:
         a line about images that the annotations name and the archive does not hold, if there are any.
     """
     folder = find_folder(sources[ANNOTATIONS], ANNOTATION_FILES, ANNOTATIONS)
-    placed = sorted(chosen([_load(folder / name) for name in ANNOTATION_FILES]))
+    try:
+        placed = sorted(chosen([_load(folder / name) for name in ANNOTATION_FILES]))
+    except (KeyError, TypeError, AttributeError) as error:  # a field is missing or odd, or a category nowhere named
+        raise UserError(f"a record in {ANNOTATIONS} is damaged ({error!r}); get the archive again") from None
     if not placed:
         raise UserError(
             f"{ANNOTATIONS} names no image of the locations {', '.join(LOCATIONS)}; is it the right archive?"

@@ -1,8 +1,9 @@
 """A file from the network: resumed after a cut, retried, checked, and in place under its name only when it is whole.
 
 While it is on its way the file is called ``NAME.part``; a file with the wrong size or checksum is kept as ``NAME.bad``.
-Beside ``NAME.part`` lies ``NAME.part.json`` with the address and the server's mark of the version (ETag or
-Last-Modified), so that two versions of a file are never joined (RFC 9110, sections 13.1.5 and 14).
+Beside ``NAME.part`` lies ``NAME.part.json`` with the address, the size of the whole and the server's mark of the
+version (ETag or Last-Modified), so that two versions of a file are not joined (RFC 9110, sections 13.1.5 and 14). Where
+the server marks nothing, a new version of the same size goes unnoticed: only a checksum tells the two apart.
 """
 
 from __future__ import annotations
@@ -58,13 +59,11 @@ def digests(path: Path, progress: bool = False) -> Digests:
     return Digests(path.stat().st_size, sha256.hexdigest(), md5.hexdigest())
 
 
-def mismatch(found: Digests, size: int | None, sha256: str | None, md5: str | None) -> str:
+def mismatch(found: Digests, sha256: str | None, md5: str | None) -> str:
     """How a file differs from what is expected of it, for a sentence; empty if it does not. None: not known."""
-    pairs = (("size", found.size, size), ("sha256", found.sha256, sha256), ("md5", found.md5, md5))
+    pairs = (("sha256", found.sha256, sha256), ("md5", found.md5, md5))
     return ", ".join(
-        f"its {what} is {is_}, not {want}"
-        for what, is_, want in pairs
-        if want is not None and str(is_) != str(want).lower()
+        f"its {what} is {is_}, not {want}" for what, is_, want in pairs if want is not None and is_ != want.lower()
     )
 
 
@@ -72,7 +71,6 @@ def download(
     url: str,
     target: Path,
     *,
-    size: int | None = None,
     sha256: str | None = None,
     md5: str | None = None,
     by_hand: str = "get the file by hand",
@@ -84,7 +82,7 @@ def download(
     """Fetch ``url`` to ``target``, going on with ``target.part`` if an earlier call left one.
 
     Args:
-        size, sha256, md5: what the file must have; None: not known.
+        sha256, md5: what the file must have; None: not known.
         by_hand: what to do where a program cannot get the file; ends the sentences about it.
         attempts: how often in a row an attempt may bring nothing new; the pauses between them double.
         pause, timeout: in seconds; the first pause, and the longest silence of the server.
@@ -100,7 +98,7 @@ def download(
     part = _Part(target, url)
     _receive(part, _Transfer(part, by_hand, timeout, progress), attempts, pause)
     found = digests(part.path, progress)
-    fault = mismatch(found, size, sha256, md5)
+    fault = mismatch(found, sha256, md5)
     if fault:
         bad = target.with_name(target.name + ".bad")
         part.leave(bad)
@@ -139,6 +137,7 @@ class _Part:
         except (OSError, ValueError):
             note = {}
         self.validator: str = note.get("validator", "")
+        self.total: int | None = note.get("size")
         if note.get("url") != url:
             self.discard()
 
@@ -149,13 +148,13 @@ class _Part:
     def discard(self) -> None:
         self.path.unlink(missing_ok=True)
         self._note.unlink(missing_ok=True)
-        self.validator = ""
+        self.validator, self.total = "", None
 
-    def begin(self, validator: str) -> None:
-        """Start from nothing."""
+    def begin(self, validator: str, total: int | None) -> None:
+        """Start from nothing; the server tells the version's mark and the whole file's size, or "" and None."""
         self.discard()
-        self.validator = validator
-        write_atomic(self._note, json.dumps({"url": self.url, "validator": validator}))
+        self.validator, self.total = validator, total
+        write_atomic(self._note, json.dumps({"url": self.url, "validator": validator, "size": total}))
 
     def leave(self, target: Path) -> None:
         os.replace(self.path, target)
@@ -202,7 +201,7 @@ class _Transfer:
     def _handle_status(self, error: urllib.error.HTTPError) -> None:
         if error.code == 416 and self.part.size:  # nothing after what we have: it is whole, or of another version
             whole = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
-            if whole and int(whole[1]) == self.part.size:
+            if whole and int(whole[1]) == self.part.size and self.part.total in (None, self.part.size):
                 return
             self.part.discard()
             raise _Cut("the file changed on the server")
@@ -223,16 +222,21 @@ class _Transfer:
         """Make the unfinished file ready for what comes; the whole file's size if the server tells it."""
         span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
         if response.status == 206 and span and int(span[1]) == self.part.size:
-            return None if span[2] == "*" else int(span[2])
+            total = None if span[2] == "*" else int(span[2])
+            if None not in (total, self.part.total) and total != self.part.total:
+                self.part.discard()
+                raise _Cut("the file changed on the server")
+            return total
         if response.status == 206:
             self.part.discard()
             raise _Cut("the server sent another part than was asked for")
         validator = response.headers.get("ETag", "")
         if not validator or validator.startswith("W/"):  # a weak mark is not allowed in If-Range
             validator = response.headers.get("Last-Modified", "")
-        self.part.begin(validator)
         length = response.headers.get("Content-Length")
-        return int(length) if length else None
+        total = int(length) if length else None
+        self.part.begin(validator, total)
+        return total
 
     def _check_room(self, total: int | None) -> None:
         needed = (total or 0) - self.part.size

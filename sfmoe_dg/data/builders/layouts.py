@@ -5,17 +5,15 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sfmoe_dg.data.builders.archive import gunzip
+from sfmoe_dg.data.catalog import IMAGE_EXTENSIONS
 from sfmoe_dg.errors import UserError
 
 Counts = dict[str, Counter[str]]
 """Images per domain and class."""
-
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""What ``sfmoe_dg.data.image_folder`` reads; a test holds the two together."""
 
 
 def is_image(name: str) -> bool:
@@ -117,7 +115,7 @@ def cub_folder(sources: Mapping[str, Path], target: Path) -> list[str]:
 
 
 def count_image_folders(folder: Path) -> Counts:
-    """Images of ``folder/domain/class/…``, sub-folders of classes included."""
+    """Images of ``folder/domain/class/…``, sub-folders of classes included unless they are hidden."""
     return {
         domain.name: Counter({name.name: _images_below(name) for name in subfolders(domain)})
         for domain in subfolders(folder)
@@ -125,34 +123,49 @@ def count_image_folders(folder: Path) -> Counts:
 
 
 def _images_below(folder: Path) -> int:
-    return sum(sum(map(is_image, names)) for _, _, names in os.walk(folder, followlinks=True))
+    count = 0
+    for _, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        count += sum(map(is_image, names))
+    return count
 
 
 def count_camelyon(folder: Path) -> Counts:
     """Patches of ``metadata.csv`` that are on disk, per hospital and class."""
     counts: Counts = {}
-    with open(folder / "metadata.csv", newline="") as file:
-        for row in csv.DictReader(file):
-            node = f"patient_{row['patient']}_node_{row['node']}"
-            patch = f"patches/{node}/patch_{node}_x_{row['x_coord']}_y_{row['y_coord']}.png"
-            if (folder / patch).is_file():
-                counts.setdefault(f"hospital_{row['center']}", Counter())[row["tumor"]] += 1
+    for row in _table(folder / "metadata.csv"):
+        node = f"patient_{row['patient']}_node_{row['node']}"
+        patch = f"patches/{node}/patch_{node}_x_{row['x_coord']}_y_{row['y_coord']}.png"
+        if (folder / patch).is_file():
+            counts.setdefault(f"hospital_{row['center']}", Counter())[row["tumor"]] += 1
     return dict(sorted(counts.items()))
 
 
 def count_fmow(folder: Path) -> Counts:
     """Images of ``rgb_metadata.csv`` that are on disk, per region and class; regions are numbered as they appear."""
-    with open(folder / "country_code_mapping.csv", newline="") as file:
-        region_of = {row["alpha-3"]: row["region"] for row in csv.DictReader(file)}
+    region_of = {row["alpha-3"]: row["region"] for row in _table(folder / "country_code_mapping.csv")}
     numbers: dict[str, int] = {}
     counts: Counts = {}
-    with open(folder / "rgb_metadata.csv", newline="") as file:
-        for position, row in enumerate(csv.DictReader(file)):
-            region = region_of.get(row["country_code"], "Other")
-            number = numbers.setdefault(region, len(numbers))
-            if row["split"] != "seq" and (folder / f"images/rgb_img_{position}.png").is_file():
-                counts.setdefault(f"region_{number}", Counter())[row["category"]] += 1
+    for position, row in enumerate(_table(folder / "rgb_metadata.csv")):
+        region = region_of.get(row["country_code"], "Other")
+        number = numbers.setdefault(region, len(numbers))
+        if row["split"] != "seq" and (folder / f"images/rgb_img_{position}.png").is_file():
+            counts.setdefault(f"region_{number}", Counter())[row["category"]] += 1
     return dict(sorted(counts.items()))
+
+
+def _table(path: Path) -> Iterator[dict[str, str]]:
+    """The lines of a CSV file by the titles of its columns.
+
+    Raises:
+        ValueError: if a line is shorter than the titles, as in a file that was cut off.
+    """
+    with open(path, newline="") as file:
+        reader = csv.DictReader(file)
+        for row in reader:
+            if None in row.values():
+                raise ValueError(f"{path.name} is cut off in line {reader.line_num}")
+            yield row
 
 
 def count_spawrious(folder: Path) -> Counts:

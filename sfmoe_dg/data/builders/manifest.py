@@ -35,7 +35,7 @@ def write_manifest(folder: Path, progress: bool = False) -> Path:
     with atomic_file(folder / NAME) as out:
         for path in _with_bar(list(files_below(folder)), "listing", progress):
             file = folder / path
-            line = {"path": path, "size": file.stat().st_size, "sha256": _sha256(file)}
+            line = {"path": path, "size": file.stat().st_size, "sha256": sha256_of(file)}
             out.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
     return folder / NAME
 
@@ -67,12 +67,13 @@ def differences(folder: Path, manifest: Manifest, *, checksums: bool = True, pro
         if found != size:
             what = "truncated" if found < size else "changed"
             problems.append(f"{what}: {path} has {found} bytes, not {size}")
-        elif checksums and _sha256(folder / path) != sha256:
+        elif checksums and sha256_of(folder / path) != sha256:
             problems.append(f"changed: {path} has another SHA-256 than when it was built")
     return problems
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The checksum of a file, read in pieces."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):

@@ -7,11 +7,10 @@ interrupted build goes on with the archives and extracted folders that are whole
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from sfmoe_dg.data.builders.download import digests, download, mismatch
 from sfmoe_dg.data.builders.layouts import Counts, count_image_folders, image_folders
 from sfmoe_dg.data.builders.manifest import NAME, write_manifest
 from sfmoe_dg.data.catalog import facts
+from sfmoe_dg.data.locks import file_lock
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.records import read_json, write_atomic
 
@@ -140,21 +140,22 @@ def build(
             not built by this function.
     """
     target, work, archives = out / recipe.folder, out / f".building-{recipe.folder}", out / "archives"
-    if (target / NAME).exists():
+    if _is_built(target):
         return False
-    if target.is_dir() and any(target.iterdir()):
-        raise UserError(f"{target} exists and was not built here; check it with --verify, or move it away to build it")
     for file, path in (given or {}).items():
         if not path.is_file():
             raise UserError(f"{path} is not a file; give the copy of {file} that you have")
-    with _only_builder(work, recipe):
+    with file_lock(work / ".lock", busy=f"another process is building {recipe.name} in {out}; wait for it"):
+        if _is_built(target):  # by another process, between the question above and the lock
+            shutil.rmtree(work, ignore_errors=True)
+            return False
         if (work / "ready").exists():  # interrupted while files were moved from one to the other
             _clear(work)
         kept = _Kept(out, recipe, given or {}, sha256 or {}, progress, tell)
         files = {source.file: kept.obtain(source, archives / source.file) for source in recipe.sources}
         for source in recipe.sources:
             if source.extract:
-                files[source.file] = kept.extracted(files[source.file], work / source.file)
+                files[source.file] = kept.extracted(source, files[source.file], work)
         for line in recipe.prepare(files, work / "ready"):
             tell(line)
         write_manifest(work / "ready", progress)
@@ -169,21 +170,19 @@ def build(
     return True
 
 
+def _is_built(target: Path) -> bool:
+    """Refuses a folder that holds something else."""
+    if (target / NAME).exists():
+        return True
+    if target.is_dir() and any(target.iterdir()):
+        raise UserError(f"{target} exists and was not built here; check it with --verify, or move it away to build it")
+    return False
+
+
 def _clear(work: Path) -> None:
     for item in work.iterdir():
         if item.is_dir():
             shutil.rmtree(item)
-
-
-@contextlib.contextmanager
-def _only_builder(work: Path, recipe: Recipe) -> Iterator[None]:
-    work.mkdir(parents=True, exist_ok=True)
-    with open(work / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is building {recipe.name} in {work.parent}; wait for it") from None
-        yield
 
 
 class _Kept:
@@ -215,7 +214,7 @@ class _Kept:
             found = download(
                 source.url, place, sha256=expected, md5=md5, by_hand=source.by_hand, progress=self.progress
             )
-        fault = mismatch(found, None, expected, md5)
+        fault = mismatch(found, expected, md5)
         if fault:
             raise UserError(
                 f"{path} is not the expected {source.file}: {fault}; {source.by_hand}, or accept it with "
@@ -226,8 +225,12 @@ class _Kept:
         self.known[source.file] = {"from": origin, "size": found.size, "sha256": found.sha256}
         return path
 
-    def extracted(self, archive: Path, folder: Path) -> Path:
-        """The folder from an archive; a download that is no good is put aside, so that it is not used again."""
+    def extracted(self, source: Source, archive: Path, work: Path) -> Path:
+        """The folder from an archive; a download that is no good is put aside, so that it is not used again.
+
+        Its name holds the archive's checksum, so that what was unpacked from another archive is not taken for it.
+        """
+        folder = work / f"{source.file}.{str(self.known[source.file]['sha256'])[:16]}"
         if folder.exists():
             return folder
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,10 @@ def verify(recipe: Recipe, out: Path, *, contents: bool = True, progress: bool =
         counts = recipe.count(folder)
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is missing, so {recipe.name} cannot be checked; build it again") from None
+    except UserError:
+        raise
+    except (KeyError, ValueError, csv.Error) as error:
+        raise UserError(f"a table in {folder} is damaged ({error!r}); build {recipe.name} again") from None
     problems, notes = _against_publication(recipe, counts)
     manifest = read_manifest(folder)
     if manifest is not None:

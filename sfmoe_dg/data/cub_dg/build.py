@@ -22,10 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from sfmoe_dg.data.builders.manifest import sha256_of
 from sfmoe_dg.data.cub_dg import FOLDER, MANIFEST, TABLE
-from sfmoe_dg.data.cub_dg.plan import BuildOptions, Plan, make_plan, sha256_of, split_name
-from sfmoe_dg.data.cub_dg.table import BirdTable, read_table, write_table
+from sfmoe_dg.data.cub_dg.plan import BuildOptions, Plan, make_plan, split_name
+from sfmoe_dg.data.cub_dg.table import BirdTable, pyarrow_module, read_table, write_table
 from sfmoe_dg.data.cub_dg.work import Task, run_tasks
+from sfmoe_dg.data.locks import file_lock
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.records import read_json, write_atomic
 
@@ -33,7 +35,7 @@ Progress = Callable[[int, int], None]
 """Called with the number of pictures that are there and the number there will be."""
 
 MAX_GPU_JOBS = 4
-_TEMPORARY = re.compile(r"\..+\.tmp$")  # what records.atomic_file leaves behind when it is killed
+_TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]+\.tmp$")  # what records.atomic_file leaves behind when it is killed
 
 
 @dataclass(frozen=True)
@@ -51,15 +53,18 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
 
     Raises:
         UserError: on inputs that do not fit, a folder that holds something else or another build, a disk that is full
-            or cannot be written to, and processes that die. What is done stays, and the same command continues.
+            or cannot be written to, processes that die, and without pyarrow. What is done stays, and the same command
+            continues.
     """
+    pyarrow_module("pyarrow.parquet")  # needed for the table, which comes last
     plan = make_plan(options)
     folder = Path(options.out) / FOLDER
     manifest = plan.manifest()
     with _disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with _only_builder(folder):
-            if _open_folder(folder, manifest) and _remove_damaged(folder) == 0 and not _missing(folder, plan):
+        # Two builders would remove each other's temporary files.
+        with file_lock(folder, busy=f"another build is writing to {folder}; wait for it or choose another --out"):
+            if _open_folder(folder, manifest) and _remove_damaged(folder, plan) == 0 and not _missing(folder, plan):
                 return BuildReport(folder, 0, len(plan.files), read_json(folder / MANIFEST))
             _write_manifest(folder, {**manifest, "complete": False})
             made = _make_pictures(folder, plan, options.jobs, progress or (lambda done, total: None))
@@ -85,36 +90,14 @@ def _disk_errors(folder: Path) -> Iterator[None]:
         raise UserError(f"{what}, then give the same command again: it continues where it stopped") from None
 
 
-@contextlib.contextmanager
-def _only_builder(folder: Path) -> Iterator[None]:
-    """Two builders would remove each other's temporary files. The lock is the kernel's, so it dies with the process."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another build is writing to {folder}; wait for it or choose another --out") from None
-        except OSError:
-            pass  # some network file systems cannot lock a folder
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
 
 
 def _open_folder(folder: Path, manifest: dict[str, Any]) -> bool:
     """Refuse a folder that another build or something else has filled; True if this very build is complete."""
-    _remove_temporary(folder)
     if not (folder / MANIFEST).is_file():
-        found = sorted(path.name for path in folder.iterdir())
+        found = sorted(path.name for path in folder.iterdir() if not _TEMPORARY.match(path.name))
         if found:
             raise UserError(f"{folder} holds {found[0]} but no {MANIFEST}, so no build made it; choose another --out")
         return False
@@ -129,6 +112,7 @@ def _open_folder(folder: Path, manifest: dict[str, Any]) -> bool:
             f"{folder} holds a build that differs in {', '.join(different)} (see {MANIFEST} there); delete the folder "
             "or choose another --out"
         )
+    _remove_temporary(folder)
     return former.get("complete") is True
 
 
@@ -163,20 +147,29 @@ def verify(folder: Path) -> list[str]:
     return problems + [f"{file} is no part of CUB-DG" for file in _extra(folder, set(table.file))]
 
 
-def _remove_damaged(folder: Path) -> int:
-    """Delete pictures of a complete build that have changed since, so that they are made again; their number."""
-    try:
-        table = read_table(folder / TABLE)
-    except UserError:
-        return 1  # the table itself is to be made again
-    there = [(folder / file, digest) for file, digest in zip(table.file, table.sha256, strict=True)]
-    there = [(path, digest) for path, digest in there if path.is_file()]
-    damaged = [
-        path for (path, digest), now in zip(there, _checksums(p for p, _ in there), strict=True) if now != digest
-    ]
-    for path in damaged:
-        path.unlink()
+def _remove_damaged(folder: Path, plan: Plan) -> int:
+    """Delete pictures of a complete build that have changed since, so that they are made again; their number.
+
+    Without the table that was built nothing tells which have changed: then all are.
+    """
+    known = _built_checksums(folder)
+    there = [file for file in plan.files if (folder / file).is_file()]
+    now = _checksums(folder / file for file in there)
+    damaged = [file for file, digest in zip(there, now, strict=True) if known.get(file) != digest]
+    for file in damaged:
+        (folder / file).unlink()
     return len(damaged)
+
+
+def _built_checksums(folder: Path) -> dict[str, str]:
+    """What the table says of every picture; nothing if it is not the table of the manifest."""
+    try:
+        if sha256_of(folder / TABLE) != read_json(folder / MANIFEST)["table"]["sha256"]:
+            return {}
+        table = read_table(folder / TABLE)
+    except (FileNotFoundError, KeyError, TypeError, UserError):
+        return {}
+    return dict(zip(table.file, table.sha256, strict=True))
 
 
 def _extra(folder: Path, expected: set[str]) -> list[str]:

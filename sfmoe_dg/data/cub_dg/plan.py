@@ -21,6 +21,7 @@ import PIL
 import torch
 
 from sfmoe_dg.data.birds import Birds, read_birds
+from sfmoe_dg.data.builders.manifest import sha256_of
 from sfmoe_dg.data.cub_dg import NATURAL
 from sfmoe_dg.data.cub_dg.pictures import JPEG_OPTIONS, Placement, read_header
 from sfmoe_dg.data.style_transfer import WEIGHT_SUFFIXES, load_style
@@ -29,6 +30,7 @@ from sfmoe_dg.errors import UserError
 FORMAT = 1
 DEFAULT_STYLES = ("candy", "mosaic", "udnie")
 GPU_BATCH = 16
+DEVICES = ("cpu", "cuda", "mps")
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*$")
 
@@ -227,6 +229,8 @@ def _device(name: str | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in DEVICES:  # torch knows more kinds, "meta" without any values
+            raise NotImplementedError(f"pictures are painted on {', '.join(DEVICES)}")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
@@ -288,12 +292,3 @@ def _source(birds: Birds, row: int, short_side: int | None) -> Source:
     header = read_header(content, path)
     placement = Placement.of(header, short_side)
     return Source(row, birds.paths[row], hashlib.sha256(content).hexdigest(), header.mode, placement)
-
-
-def sha256_of(path: Path) -> str:
-    """The checksum of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()

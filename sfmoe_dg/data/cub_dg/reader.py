@@ -39,6 +39,12 @@ def read(entry: DatasetFacts, data_dir: str, on_bad_image: str) -> DomainDataset
     if unknown or dataset.class_names != classes:
         what = f"image {unknown[0]}" if unknown else f"classes {', '.join(dataset.class_names[:3])}, …"
         raise UserError(f"{root} holds {what}, not as its {MANIFEST} lists; build CUB-DG again with datasets/cub_dg.py")
+    listed, found = len(splits) * len(dataset), sum(map(len, dataset)) + len(dataset.skipped)
+    if found != listed:
+        raise UserError(
+            f"{root} holds {found} pictures, not the {listed} that its {MANIFEST} lists; give datasets/cub_dg.py's "
+            "command again, which makes those that are missing"
+        )
     is_test = [splits[name] == "test" for name in dataset.identity_names]
     return replace(dataset, test_identities=np.flatnonzero(is_test).astype(np.int64))
 

@@ -70,7 +70,7 @@ def write_table(path: Path, table: BirdTable) -> None:
     Raises:
         UserError: if pyarrow is not installed.
     """
-    arrow = _pyarrow("pyarrow")
+    arrow = pyarrow_module("pyarrow")
     columns = {column: arrow.array(list(getattr(table, column)), arrow.string()) for column in _TEXT}
     columns["image_id"] = arrow.array(table.image_id.astype(np.int32))
     columns |= {name: arrow.array(table.size[:, i].astype(np.int32)) for i, name in enumerate(("width", "height"))}
@@ -87,7 +87,7 @@ def write_table(path: Path, table: BirdTable) -> None:
         columns[name] = arrow.FixedSizeListArray.from_arrays(flat, values.shape[1])
     names = {"part_names": json.dumps(table.part_names), "attribute_names": json.dumps(table.attribute_names)}
     with atomic_file(path) as file:
-        _pyarrow("pyarrow.parquet").write_table(arrow.table(columns, metadata=names), file, compression="zstd")
+        pyarrow_module("pyarrow.parquet").write_table(arrow.table(columns, metadata=names), file, compression="zstd")
 
 
 def read_table(path: str | Path) -> BirdTable:
@@ -96,7 +96,7 @@ def read_table(path: str | Path) -> BirdTable:
     Raises:
         UserError: if pyarrow is not installed, or the file is missing, damaged or another table.
     """
-    arrow, parquet = _pyarrow("pyarrow"), _pyarrow("pyarrow.parquet")
+    arrow, parquet = pyarrow_module("pyarrow"), pyarrow_module("pyarrow.parquet")
     try:
         found = parquet.read_table(path)
         names = {key: tuple(json.loads(found.schema.metadata[key])) for key in (b"part_names", b"attribute_names")}
@@ -123,7 +123,12 @@ def _matrix(table: Any, column: str, dtype: type) -> np.ndarray:
     return flat.reshape(len(chunks), -1).astype(dtype) if len(chunks) else np.zeros((0, 0), dtype)
 
 
-def _pyarrow(module: str) -> Any:
+def pyarrow_module(module: str) -> Any:
+    """A module of pyarrow, which only CUB-DG needs.
+
+    Raises:
+        UserError: if it is not installed.
+    """
     try:
         return importlib.import_module(module)
     except ImportError:
