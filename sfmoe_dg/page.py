@@ -115,7 +115,7 @@ def _problems(problems: Sequence[str]) -> list[str]:
     if not problems:
         return []
     items = "\n".join(f"<li>{escape(problem)}</li>" for problem in problems)
-    return [f"<details>\n<summary>Problems in the records: {len(problems)}</summary>\n<ul>\n{items}\n</ul>\n</details>"]
+    return [f"<details>\n<summary>Notes and problems: {len(problems)}</summary>\n<ul>\n{items}\n</ul>\n</details>"]
 
 
 # -------------------------------------------------------------------------------------------------------- tables
@@ -139,7 +139,7 @@ def _options(tables: Iterable[Table]) -> list[tuple[str, str]]:
 
 
 def _options_of(table: Table) -> str:
-    """What the table's name says of the runs' options (``records.options_label``), without brackets."""
+    """What the table's name says of the runs' options (``record_lines.options_label``), without brackets."""
     found = re.search(r"(?:^| )\[([^\[\]]*=[^\[\]]*)\]$", table.name)
     return found[1] if found else ""
 

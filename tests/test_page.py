@@ -85,7 +85,7 @@ def test_texts_of_the_records_are_escaped():
 
 def test_problems_are_shown():
     page = render_page(LoadedRecords(example(), ["one is broken", "so is another"]))
-    assert "<summary>Problems in the records: 2</summary>" in page
+    assert "<summary>Notes and problems: 2</summary>" in page
     assert "<li>so is another</li>" in page
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from sfmoe_dg.algorithms.base import Algorithm
+from sfmoe_dg.analysis.observations import name_of_call
 from sfmoe_dg.analysis.predicting import Batches, evaluating, predicting_featurizer
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.evaluate import is_correct
@@ -139,8 +140,7 @@ def dropped_patches(
     calls: Counter[str] = Counter()
     result = {}
     for position, first in enumerate(per_ratio[0]):
-        calls[first.layer] += 1
-        name = first.layer if calls[first.layer] == 1 else f"{first.layer}#{calls[first.layer]}"
+        name = name_of_call(calls, first.layer)
         dropped = np.stack([~traces[position].kept.any(-1) for traces in per_ratio])
         result[name] = dropped[:, :, -height * width :].reshape(len(ratios), -1, height, width)
     return result

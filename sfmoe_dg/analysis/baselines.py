@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from sfmoe_dg.analysis.observations import LayerRouting, Observations
 from sfmoe_dg.analysis.opened import OpenedRun
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.models.moe import moe_layers
-from sfmoe_dg.models.routers import CosineRouter, LinearRouter
 from sfmoe_dg.registry import unknown
 from sfmoe_dg.seeds import generator
 
@@ -95,12 +94,8 @@ def with_untrained_routers(trained: T, seed: int = 0) -> T:
     if isinstance(trained, OpenedRun):
         return replace(trained, algorithm=with_untrained_routers(trained.algorithm, seed))
     algorithm = copy.deepcopy(trained)
-    routers = [
-        module
-        for _, layer in moe_layers(algorithm)
-        for module in layer.router.modules()
-        if isinstance(module, LinearRouter | CosineRouter)
-    ]
+    modules = (module for _, layer in moe_layers(algorithm) for module in layer.router.modules())
+    routers: list[Any] = [module for module in modules if hasattr(module, "init_weights")]
     if not routers:
         raise UserError("this model has no router of a mixture of experts, so there is none to draw anew")
     with torch.random.fork_rng():

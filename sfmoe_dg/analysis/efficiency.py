@@ -1,8 +1,9 @@
 """Efficiency: time and memory of an update, multiply-accumulates and parameters; and what accuracy they buy.
 
 The clock is read only when the device has finished. Peak memory is what an update needs at its worst: on CUDA the
-allocator's peak, weights and optimiser included; on the CPU the peak of torch's allocations above what was there before
-the update, from the profiler's record of every allocation. The two are not comparable.
+allocator's peak, weights and optimiser included, without what else lay on the device before; on the CPU the peak of
+torch's allocations above what was there before the update, from the profiler's record of every allocation. The two are
+not comparable.
 
 Legend: B images of a minibatch, C, H, W channels, height and width.
 """
@@ -22,6 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
 from sfmoe_dg.algorithms.base import Algorithm, Minibatches, Precision
+from sfmoe_dg.algorithms.optimisation import optimizers
 from sfmoe_dg.analysis.predicting import evaluating
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.models.macs import count_macs
@@ -29,7 +31,7 @@ from sfmoe_dg.seeds import seed_everything
 
 
 @dataclass(frozen=True)
-class Cost:
+class UpdateCost:
     """What one algorithm on one backbone costs.
 
     Attributes:
@@ -74,10 +76,11 @@ def peak_memory(algorithm: Algorithm, minibatches: Minibatches) -> float:
     """Bytes that one update needs at its worst; NaN on devices that keep no account."""
     device = minibatches[0][0].device
     if device.type == "cuda":
+        others = torch.cuda.memory_allocated(device) - resident_bytes(algorithm, device)
         torch.cuda.reset_peak_memory_stats(device)
         _update(algorithm, minibatches)
         synchronize(device)
-        return float(torch.cuda.max_memory_allocated(device))
+        return float(torch.cuda.max_memory_allocated(device) - others)
     if device.type != "cpu":
         return float("nan")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
@@ -86,6 +89,15 @@ def peak_memory(algorithm: Algorithm, minibatches: Minibatches) -> float:
     events = [e for e in results.kineto_results.events() if e.name() == "[memory]"]
     changes = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
     return float(peak_of_changes(changes))
+
+
+def resident_bytes(algorithm: nn.Module, device: torch.device) -> int:
+    """What an algorithm keeps on a device between updates: weights, buffers, gradients and the optimisers' states."""
+    kept = [*algorithm.parameters(), *algorithm.buffers()]
+    kept += [p.grad for p in algorithm.parameters() if p.grad is not None]
+    states = (state for m in algorithm.modules() for o in optimizers(m) for state in o.state.values())
+    kept += [value for state in states for value in state.values() if isinstance(value, Tensor)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in kept if tensor.device == device)
 
 
 def peak_of_changes(changes: Sequence[int]) -> int:
@@ -115,8 +127,8 @@ def prediction_macs(algorithm: Algorithm, x: Tensor) -> float:
         return count_macs(_Prediction(algorithm), x).total / len(x)
 
 
-def measure_cost(algorithm: Algorithm, minibatches: Minibatches, *, steps: int = 20, warmup: int = 3) -> Cost:
-    """Everything :class:`Cost` holds. The algorithm is trained by ``warmup + steps + 1`` updates.
+def measure_cost(algorithm: Algorithm, minibatches: Minibatches, *, steps: int = 20, warmup: int = 3) -> UpdateCost:
+    """Everything :class:`UpdateCost` holds. The algorithm is trained by ``warmup + steps + 1`` updates.
 
     Raises:
         UserError: if ``steps`` is below 1 or ``warmup`` below 0.
@@ -126,7 +138,7 @@ def measure_cost(algorithm: Algorithm, minibatches: Minibatches, *, steps: int =
     algorithm.train()
     seconds = step_seconds(algorithm, minibatches, steps, warmup)
     low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75)).tolist()
-    return Cost(
+    return UpdateCost(
         seconds=median,
         seconds_low=low,
         seconds_high=high,
@@ -181,7 +193,7 @@ def efficiency_table(
         hparams: changes to the defaults, for all pairs.
 
     Returns:
-        columns ``algorithm``, ``backbone``, the fields of :class:`Cost`, ``images`` (of one update), ``refused``.
+        columns ``algorithm``, ``backbone``, the fields of :class:`UpdateCost`, ``images`` (of one update), ``refused``.
     """
     minibatches = random_minibatches(input_shape, num_classes, num_domains, batch_size, device)
     rows: list[dict[str, Any]] = []

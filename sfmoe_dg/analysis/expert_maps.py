@@ -132,7 +132,7 @@ def _agreement(one: np.ndarray, two: np.ndarray, num_experts: int) -> dict[str, 
 
 
 def parts_in_patches(parts: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Part locations in patch coordinates, float64 [N, P, 3]: column, row, 1 if visible; otherwise NaN, NaN, 0.
+    """Part locations in patch coordinates, floats [N, P, 3]: column, row, 1 if visible; otherwise NaN, NaN, 0.
 
     The centre of the patch in row r and column c lies at (c, r), and the patch reaches half a unit to every side, so
     that the picture covers -0.5 to w - 0.5 and -0.5 to h - 0.5. Evaluation resizes a picture to a square whatever its
@@ -143,25 +143,22 @@ def parts_in_patches(parts: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
         grid: rows and columns of patches, (h, w).
     """
     rows, columns = grid
-    placed = np.array(parts, dtype=np.float64)
-    placed[..., :2] = placed[..., :2] * (columns, rows) - 0.5
-    return placed
+    x, y, visible = np.split(parts, 3, axis=-1)
+    return np.concatenate([x * columns - 0.5, y * rows - 0.5, visible], axis=-1)
 
 
-def pictures(dataset: DomainDataset, domain: np.ndarray, index: np.ndarray, size: int | None = None) -> np.ndarray:
+def pictures(dataset: DomainDataset, domain: np.ndarray, index: np.ndarray) -> np.ndarray:
     """Images to draw maps on, as evaluation frames them, uint8 [N, height, width, 3].
 
     Images in memory that are not uint8 are stretched to the whole range, each by itself; one channel is repeated.
 
     Args:
         domain, index: int64 [N], which images.
-        size: height and width; default that of the model's input.
 
     Raises:
         UserError: if an image does not decode.
     """
-    side = size or dataset.input_shape[-1]
-    frame = ImageTransform(size=side)
+    frame = ImageTransform(size=dataset.input_shape[-1])
     drawn = []
     for env, i in zip(domain.tolist(), index.tolist(), strict=True):
         image = dataset[env].image(i)

@@ -146,7 +146,7 @@ def few_shot_prompts(
     """A few prompt tokens learned from a few examples; the network and its classifier stay as they are.
 
     Args:
-        pool, query, shots, draws, seed, whole: as in :func:`few_shot_ridge`. The pool is held in memory.
+        pool, query, shots, draws, seed, whole: as in :func:`few_shot_ridge`; pool and query are held in memory.
         num_prompts, steps, lr: see :func:`tune_prompts`.
 
     Returns:

@@ -19,8 +19,9 @@ import torch
 from torch import nn
 
 from sfmoe_dg.analysis.annotations import Annotations, annotate, identities_of
-from sfmoe_dg.analysis.opened import OpenedRun, Selection, open_run
+from sfmoe_dg.analysis.opened import ImageSelection, OpenedRun, open_run
 from sfmoe_dg.errors import UserError
+from sfmoe_dg.evaluate import predicted_classes
 from sfmoe_dg.models.moe import moe_layers
 from sfmoe_dg.models.trace import LayerTrace, routing_trace
 from sfmoe_dg.registry import unknown
@@ -164,7 +165,9 @@ def observe(
     """
     opened = run if isinstance(run, OpenedRun) else open_run(run, **opening)
     selection = opened.select(splits, envs, limit)
-    recorder, predicted = _record(opened, selection, layers, batch_size, num_workers)
+    recorder = RoutingRecorder(opened.algorithm, len(selection))
+    with routing_trace(opened.algorithm, recorder, layers=None if layers is None else list(layers)):
+        predicted = predict_all(opened, selection, recorder, batch_size=batch_size, num_workers=num_workers)
     grid, prefix = _geometry(opened.algorithm, recorder.layers)
     targets = [domain.targets for domain in opened.dataset]
     pairs = zip(selection.domain.tolist(), selection.index.tolist(), strict=True)
@@ -185,24 +188,28 @@ def observe(
     )
 
 
-def _record(
-    opened: OpenedRun, selection: Selection, layers: Sequence[str] | None, batch_size: int, num_workers: int | None
-) -> tuple[RoutingRecorder, np.ndarray]:
-    algorithm = opened.algorithm
-    recorder = RoutingRecorder(algorithm, len(selection))
+def predict_all(
+    opened: OpenedRun,
+    selection: ImageSelection,
+    recorder: RoutingRecorder | None = None,
+    *,
+    batch_size: int = 128,
+    num_workers: int | None = None,
+) -> np.ndarray:
+    """The classes that a run predicts, int64 [N]; a recorder is told before every pass whose images it sees."""
     predicted = np.full(len(selection), -1, dtype=np.int64)
-    pairs = zip(selection.domain.tolist(), selection.index.tolist(), strict=True)
-    row_of = {pair: row for row, pair in enumerate(pairs)}
-    with routing_trace(algorithm, recorder, layers=None if layers is None else list(layers)):
-        for batch in opened.batches(selection, batch_size, num_workers):
-            rows = np.array([row_of[batch.env, i] for i in batch.indices.tolist()])
+    for rows, x in opened.placed(selection, batch_size, num_workers):
+        if recorder is not None:
             recorder.next_batch(rows)
-            with torch.inference_mode(), algorithm.precision.autocast():
-                logits = algorithm.predict(batch.x)
-            # A single logit is a binary decision at 0.
-            decided = logits.argmax(1) if logits.shape[1] > 1 else logits[:, 0].gt(0)
-            predicted[rows] = decided.cpu().numpy()
-    return recorder, predicted
+        with torch.inference_mode(), opened.algorithm.precision.autocast():
+            predicted[rows] = predicted_classes(opened.algorithm.predict(x)).cpu().numpy()
+    return predicted
+
+
+def name_of_call(calls: Counter[str], layer: str) -> str:
+    """Count another call of a layer within one pass, and name it: ``layer``, then ``layer#2``, ``layer#3``, …"""
+    calls[layer] += 1
+    return layer if calls[layer] == 1 else f"{layer}#{calls[layer]}"
 
 
 class RoutingRecorder:
@@ -229,9 +236,7 @@ class RoutingRecorder:
         self._calls.clear()
 
     def __call__(self, trace: LayerTrace) -> None:
-        self._calls[trace.layer] += 1
-        calls = self._calls[trace.layer]
-        name = trace.layer if calls == 1 else f"{trace.layer}#{calls}"
+        name = name_of_call(self._calls, trace.layer)
         if trace.shape[0] != len(self._rows):
             raise UserError(
                 f"{trace.layer} saw {trace.shape[0]} images for a batch of {len(self._rows)}; the routing of an "

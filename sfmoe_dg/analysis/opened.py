@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from sfmoe_dg.algorithms.base import Algorithm, Precision
 from sfmoe_dg.checkpoint import load_model
@@ -26,7 +27,7 @@ SPLITS = ("in", "out", "uda")
 
 
 @dataclass(frozen=True, eq=False)
-class Selection:
+class ImageSelection:
     """Some images of a data set, in an order of their own.
 
     Attributes:
@@ -60,14 +61,20 @@ class OpenedRun:
         names = self.dataset.domain_names
         return tuple(name for env, name in enumerate(names) if env not in self.spec.test_envs)
 
+    @property
+    def held_out(self) -> str:
+        """The other domains, for titles and captions."""
+        return ", ".join(self.dataset.domain_names[env] for env in self.spec.test_envs)
+
     def select(
         self, splits: Sequence[str] = ("out",), envs: Sequence[int] | None = None, limit: int | None = None
-    ) -> Selection:
+    ) -> ImageSelection:
         """The images of some splits of some domains (all by default), domain by domain.
 
         Args:
             limit: at most so many per domain: where images have identities, those of the identities that come first in
-                one shuffled order for all domains, so that the same objects are chosen everywhere.
+                one shuffled order for all domains: the same objects in every domain, as far as the chosen splits hold
+                them.
 
         Raises:
             UserError: on an unknown split or domain, and if nothing is selected.
@@ -87,21 +94,25 @@ class OpenedRun:
         domain, index, split = (np.concatenate(column) for column in zip(*found, strict=True))
         if not len(index):
             raise UserError(f"{self.folder} has no image in the splits {', '.join(splits)} of those domains")
-        return Selection(domain.astype(np.int64), index.astype(np.int64), split)
+        return ImageSelection(domain.astype(np.int64), index.astype(np.int64), split)
 
     def _first(self, env: int, index: np.ndarray, limit: int | None) -> np.ndarray:
         """Positions in ``index``, at most ``limit``, ascending."""
         if limit is None or limit >= len(index):
             return np.arange(len(index))
         identities = self.dataset[env].identities
-        keys = index if identities is None else identities[index]
-        order = generator(self.spec.seed, "selection").permutation(int(keys.max()) + 1)
+        keys, everyone = (index, [index]) if identities is None else (identities[index], self._identities())
+        # Shuffled with those of all domains, for another number of them would give another order.
+        order = generator(self.spec.seed, "selection").permutation(1 + max(int(of_one.max()) for of_one in everyone))
         rank = np.empty_like(order)
         rank[order] = np.arange(len(order))
         return np.sort(np.argsort(rank[keys], kind="stable")[:limit])
 
+    def _identities(self) -> list[np.ndarray]:
+        return [domain.identities for domain in self.dataset if domain.identities is not None]
+
     def batches(
-        self, selection: Selection, batch_size: int = 128, num_workers: int | None = None
+        self, selection: ImageSelection, batch_size: int = 128, num_workers: int | None = None
     ) -> Iterator[DomainBatch]:
         """The selected images, each once, without augmentation, on the device.
 
@@ -131,6 +142,15 @@ class OpenedRun:
             yield from loader.batches()
         finally:
             loader.close()
+
+    def placed(
+        self, selection: ImageSelection, batch_size: int = 128, num_workers: int | None = None
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """The images of :meth:`batches`, [B, C, H, W], each batch with its rows in the selection, int64 [B]."""
+        pairs = zip(selection.domain.tolist(), selection.index.tolist(), strict=True)
+        row_of = {pair: row for row, pair in enumerate(pairs)}
+        for batch in self.batches(selection, batch_size, num_workers):
+            yield np.array([row_of[batch.env, i] for i in batch.indices.tolist()]), batch.x
 
 
 def open_run(

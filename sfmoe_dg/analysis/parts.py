@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from sfmoe_dg.analysis.expert_maps import parts_in_patches
 from sfmoe_dg.analysis.information import entropies
 from sfmoe_dg.analysis.observations import Observations
 from sfmoe_dg.errors import UserError
@@ -30,7 +31,7 @@ def nearest_patches(parts: np.ndarray, grid: tuple[int, int], count: int = NEARE
     """
     rows, columns = grid
     row, column = np.divmod(np.arange(rows * columns), columns)
-    x, y = parts[..., 0, None] * columns - 0.5, parts[..., 1, None] * rows - 0.5
+    x, y, _ = np.split(parts_in_patches(parts, grid), 3, axis=-1)
     # Rounded, so that distances that are equal in truth are equal here as well.
     distance = np.round((x - column) ** 2 + (y - row) ** 2, 6)
     order = np.argsort(distance, axis=-1, kind="stable")[..., :count]
@@ -90,7 +91,7 @@ def part_information(histogram: pd.DataFrame) -> pd.DataFrame:
 
     Columns: ``patches``; ``mutual_information`` in bits; ``normalised``, 2·I / (H(part) + H(expert)); ``explained``,
     I / H(expert). Experts that choose by position alone score above 0 too, since parts have usual places: compare with
-    :func:`sfmoe_dg.analysis.baselines.shuffled` routing "by position".
+    :func:`sfmoe_dg.analysis.baselines.shuffled` routing that keeps "positions".
     """
     rows = {}
     for domain, table in histogram.groupby(level="domain", sort=False):

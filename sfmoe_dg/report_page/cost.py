@@ -12,11 +12,12 @@ from pathlib import Path
 
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.page import Section
-from sfmoe_dg.records import LoadedRecords, Record, dataset_label, read_json
+from sfmoe_dg.record_lines import dataset_label
+from sfmoe_dg.records import LoadedRecords, Record, read_json
 
 
 @dataclass(frozen=True)
-class Cost:
+class RecordedCost:
     """Of one algorithm on one data set; None where nothing was recorded.
 
     Attributes:
@@ -36,7 +37,7 @@ class Cost:
     runs: int
 
 
-def costs(loaded: LoadedRecords, root: Path) -> list[Cost]:
+def costs(loaded: LoadedRecords, root: Path) -> list[RecordedCost]:
     """One per data set and algorithm, in the order of their names. Step 0 does not count: it pays for warming up."""
     groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in loaded.records:
@@ -44,14 +45,14 @@ def costs(loaded: LoadedRecords, root: Path) -> list[Cost]:
     return [_cost(*key, records, root) for key, records in sorted(groups.items())]
 
 
-def _cost(dataset: str, algorithm: str, records: Sequence[Record], root: Path) -> Cost:
+def _cost(dataset: str, algorithm: str, records: Sequence[Record], root: Path) -> RecordedCost:
     seconds = _numbers(record.get("step_time") for record in records if record["step"] > 0)
     memory = _numbers(record.get("mem_gb") for record in records)
     folders = {Path(str(record["args"].get("output_dir"))).name for record in records}
     parameters = {count for name in folders if (count := _parameters(root / name)) is not None}
     args = [record["args"] for record in records]
     runs = {(a["hparams_seed"], a["trial_seed"], *a["test_envs"]) for a in args}
-    return Cost(
+    return RecordedCost(
         dataset,
         algorithm,
         statistics.median(seconds) if seconds else None,
@@ -103,7 +104,7 @@ def cost_section(loaded: LoadedRecords, root: Path) -> Section:
     return Section(html=html, style=_STYLE)
 
 
-def _row(row: Cost, longest: float) -> str:
+def _row(row: RecordedCost, longest: float) -> str:
     def milliseconds(value: float | None) -> str:
         return "not recorded" if value is None else f"{1000 * value:.0f}"
 

@@ -8,33 +8,35 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from sfmoe_dg.analysis.annotations import Annotations, annotate, identities_of
 from sfmoe_dg.analysis.attention import class_token_rows
 from sfmoe_dg.analysis.expert_maps import pictures
 from sfmoe_dg.analysis.figures.subject import Candidate, candidates, short
-from sfmoe_dg.analysis.observations import RoutingRecorder
-from sfmoe_dg.analysis.opened import OpenedRun, Selection, open_run
+from sfmoe_dg.analysis.observations import LayerRouting, RoutingRecorder, predict_all
+from sfmoe_dg.analysis.opened import ImageSelection, OpenedRun, open_run
 from sfmoe_dg.analysis.predicting import vision_transformer
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.models.moe import moe_layers
 from sfmoe_dg.models.trace import routing_trace
 
 MAX_BYTES = 45_000_000
-"""Of all data together: the page stays below 50 MB."""
+"""Of all data together. Once they are larger no run is added, so that they exceed it by one run at most."""
 MAX_RUNS = 40
 BLOCKS = 4
 """Attention is shown of at most so many blocks, the last among them."""
+BATCH_SIZE = 64
 LOSSLESS = 64
 """Pictures up to this size are kept as PNG, larger ones as JPEG."""
+MAX_EXPERTS = 256
+"""A choice is one byte of the page."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Shown:
     """The images of one data set: ``table`` [objects, domains] holds positions in ``selection``, -1 for none."""
 
     name: str
-    selection: Selection
+    selection: ImageSelection
     table: np.ndarray
 
 
@@ -70,17 +72,20 @@ def explore(
     runs: list[dict[str, Any]] = []
     shown: dict[str, Shown] = {}
     size = 0
-    for place, candidate in enumerate(chosen):
+    for candidate in chosen:
         run = open_run(candidate.folder, data_dir=data_dir, device=device, cache_dir=cache_dir)
         name = run.spec.dataset
         if name not in shown:
             shown[name] = choose_images(run, max(1, images // len(names)))
             datasets.append(describe_dataset(run, shown[name]))
             size += len(str(datasets[-1]))
-        runs.append(describe_run(run, candidate, shown[name]) | {"dataset": list(shown).index(name)})
+        described, left_out = describe_run(run, candidate, shown[name])
+        runs.append(described | {"dataset": list(shown).index(name)})
+        notes += left_out
         size += len(str(runs[-1]))
-        if size > MAX_BYTES and place + 1 < len(chosen):
-            notes.append(f"{len(chosen) - place - 1} runs are not in the explorer: the page would exceed 50 MB")
+        if size > MAX_BYTES:
+            rest = f", and {len(chosen) - len(runs)} runs are left out" if len(runs) < len(chosen) else ""
+            notes.append(f"the explorer's data take {size / 1e6:.0f} MB, fewer images would take less{rest}")
             break
     return Explored({"datasets": datasets, "runs": runs}, tuple(notes))
 
@@ -128,7 +133,8 @@ def choose_images(run: OpenedRun, images: int) -> Shown:
                 table[row, e] = len(index)
                 domain.append(e)
                 index.append(first[identity])
-    return Shown(run.spec.dataset, Selection(np.array(domain), np.array(index), np.repeat("", len(index))), table)
+    split = np.array(_split_names(run, domain, index))
+    return Shown(run.spec.dataset, ImageSelection(np.array(domain), np.array(index), split), table)
 
 
 def describe_dataset(run: OpenedRun, shown: Shown) -> dict[str, Any]:
@@ -170,112 +176,108 @@ def data_uri(pixels: np.ndarray) -> str:
     return f"data:image/{kind};base64,{_base64(file.getvalue())}"
 
 
-def describe_run(run: OpenedRun, candidate: Candidate, shown: Shown) -> dict[str, Any]:
-    """Predictions, routing and attention of one run on the shown images."""
+def describe_run(run: OpenedRun, candidate: Candidate, shown: Shown) -> tuple[dict[str, Any], list[str]]:
+    """Predictions, routing and attention of one run on the shown images; and a sentence for every layer left out."""
     selection = shown.selection
-    recorder, predicted = _predict(run, selection)
-    names = run.dataset.domain_names
-    held_out = [names[env] for env in run.spec.test_envs]
+    routing, predicted = _predict(run, selection)
     args = candidate.record["args"]
+    name = f"{args['algorithm']}, held out {run.held_out} (hparams {args['hparams_seed']}, trial {args['trial_seed']})"
     attention = _attention(run, selection)
-    grid = attention[0]["grid"] if attention else _square(recorder)
-    return {
-        "name": f"{args['algorithm']}, held out {', '.join(held_out)} "
-        f"(hparams {args['hparams_seed']}, trial {args['trial_seed']})",
+    grid = attention[0]["grid"] if attention else _square(routing)
+    described = {
+        "name": name,
         "unseen": list(run.spec.test_envs),
-        "splits": _split_names(run, selection),
+        "splits": _split_names(run, selection.domain.tolist(), selection.index.tolist()),
         "predicted": predicted.tolist(),
         "grid": grid,
-        "layers": [] if grid is None else list(_layers(recorder, grid[0] * grid[1])),
+        "layers": [] if grid is None else describe_layers(routing, grid[0] * grid[1]),
         "attention": attention,
     }
+    return described, [
+        f"{short(layer)} of {name} is not in the explorer, which shows layers of at most {MAX_EXPERTS} experts"
+        for layer, found in routing.items()
+        if found.num_experts > MAX_EXPERTS
+    ]
 
 
-def _predict(run: OpenedRun, selection: Selection) -> tuple[RoutingRecorder | None, np.ndarray]:
-    algorithm = run.algorithm
-    predicted = np.full(len(selection), -1, dtype=np.int64)
-    recorder = RoutingRecorder(algorithm, len(selection)) if moe_layers(algorithm) else None
-
-    def predict() -> None:
-        for rows, x in _batches(run, selection):
-            if recorder is not None:
-                recorder.next_batch(rows)
-            with torch.inference_mode(), algorithm.precision.autocast():
-                logits = algorithm.predict(x)
-            predicted[rows] = (logits.argmax(1) if logits.shape[1] > 1 else logits[:, 0].gt(0)).cpu().numpy()
-
-    if recorder is None:
-        predict()
-    else:
-        with routing_trace(algorithm, recorder):
-            predict()
-    return recorder, predicted
+def _predict(run: OpenedRun, selection: ImageSelection) -> tuple[Mapping[str, LayerRouting], np.ndarray]:
+    """The routing, of no layer where there are no experts, and the predicted classes."""
+    if not moe_layers(run.algorithm):
+        return {}, predict_all(run, selection, batch_size=BATCH_SIZE)
+    recorder = RoutingRecorder(run.algorithm, len(selection))
+    with routing_trace(run.algorithm, recorder):
+        return recorder.layers, predict_all(run, selection, recorder, batch_size=BATCH_SIZE)
 
 
-def _batches(run: OpenedRun, selection: Selection) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-    pairs = zip(selection.domain.tolist(), selection.index.tolist(), strict=True)
-    row_of = {pair: row for row, pair in enumerate(pairs)}
-    for batch in run.batches(selection, 64):
-        yield np.array([row_of[batch.env, i] for i in batch.indices.tolist()]), batch.x
-
-
-def _layers(recorder: RoutingRecorder | None, num_patches: int) -> Iterator[dict[str, Any]]:
+def describe_layers(routing: Mapping[str, LayerRouting], num_patches: int) -> list[dict[str, Any]]:
     """Chosen experts and their weights in 255ths, bytes [N, S, K] each; a weight of 0 is a dropped choice."""
-    for name, layer in (recorder.layers if recorder else {}).items():
+    found = []
+    for name, layer in routing.items():
+        if layer.num_experts > MAX_EXPERTS:
+            continue
         experts, gates = layer.experts[:, -num_patches:], layer.gates[:, -num_patches:]
         weights = np.clip(np.round(gates.astype(np.float32) * 255), 0, 255)
         # A choice that was kept stays visible, however small its weight.
         weights = np.where(layer.kept[:, -num_patches:], np.maximum(weights, 1), 0)
-        yield {
-            "name": short(name),
-            "experts": layer.num_experts,
-            "k": experts.shape[2],
-            "chosen": _base64(experts.astype(np.uint8).tobytes()),
-            "gates": _base64(weights.astype(np.uint8).tobytes()),
-        }
+        found.append(
+            {
+                "name": short(name),
+                "experts": layer.num_experts,
+                "k": experts.shape[2],
+                "chosen": _base64(experts.astype(np.uint8).tobytes()),
+                "gates": _base64(weights.astype(np.uint8).tobytes()),
+            }
+        )
+    return found
 
 
-def _attention(run: OpenedRun, selection: Selection) -> list[dict[str, Any]]:
+def _attention(run: OpenedRun, selection: ImageSelection) -> list[dict[str, Any]]:
     """Per block the class token's attention, bytes [N, H, h, w], each map in 255ths of its largest value."""
-    first = next(x for _, x in _batches(run, selection))
+    one = ImageSelection(selection.domain[:1], selection.index[:1], selection.split[:1])
+    _, first = next(run.placed(one))
     try:
-        network = vision_transformer(run.algorithm, first[:1])
-        class_token_rows(network, first[:1])
+        network = vision_transformer(run.algorithm, first)
+        class_token_rows(network, first)
     except UserError:
         # No class token or no heads: there is no map to show, and the page says so.
         return []
     depth = len(network.blocks)
-    blocks = sorted({round(b) for b in np.linspace(0, depth - 1, min(BLOCKS, depth))})
-    result = []
-    for block in blocks:
-        maps: np.ndarray | None = None
-        for rows, x in _batches(run, selection):
+    maps: dict[int, np.ndarray] = {}
+    # Every picture is decoded once, for all blocks.
+    for rows, x in run.placed(selection, BATCH_SIZE):
+        for block in sorted({round(b) for b in np.linspace(0, depth - 1, min(BLOCKS, depth))}):
             found = class_token_rows(network, x, block).patches
-            if maps is None:
-                maps = np.zeros((len(selection), *found.shape[1:]), np.uint8)
             high = np.maximum(found.max(axis=(2, 3), keepdims=True), 1e-12)
-            maps[rows] = np.round(found / high * 255)
-        assert maps is not None
-        name = f"block {block}" + (" (last)" if block == depth - 1 else "")
-        shape = maps.shape
-        result.append({"name": name, "heads": shape[1], "grid": list(shape[2:]), "maps": _base64(maps.tobytes())})
-    return result
+            if block not in maps:
+                maps[block] = np.zeros((len(selection), *found.shape[1:]), np.uint8)
+            maps[block][rows] = np.round(found / high * 255)
+    return [
+        {
+            "name": f"block {block}" + (" (last)" if block == depth - 1 else ""),
+            "heads": of_block.shape[1],
+            "grid": list(of_block.shape[2:]),
+            "maps": _base64(of_block.tobytes()),
+        }
+        for block, of_block in maps.items()
+    ]
 
 
-def _square(recorder: RoutingRecorder | None) -> list[int] | None:
+def _square(routing: Mapping[str, LayerRouting]) -> list[int] | None:
     """The grid of a model without a class token; None if its layers do not see a square of patches."""
-    tokens = {layer.experts.shape[1] for layer in recorder.layers.values()} if recorder else set()
+    tokens = {layer.experts.shape[1] for layer in routing.values()}
     side = round(max(tokens, default=0) ** 0.5)
     return [side, side] if tokens == {side * side} else None
 
 
-def _split_names(run: OpenedRun, selection: Selection) -> list[str]:
+def _split_names(run: OpenedRun, domain: list[int], index: list[int]) -> list[str]:
     members: Sequence[dict[str, set[int]]] = [
         {"in": set(split.in_.tolist()), "out": set(split.out.tolist()), "uda": set(split.uda.tolist())}
         for split in run.splits
     ]
-    pairs = zip(selection.domain.tolist(), selection.index.tolist(), strict=True)
-    return [next((name for name, rows in members[env].items() if i in rows), "") for env, i in pairs]
+    return [
+        next((name for name, rows in members[env].items() if i in rows), "")
+        for env, i in zip(domain, index, strict=True)
+    ]
 
 
 def _base64(content: bytes) -> str:

@@ -12,6 +12,7 @@ from observation_makers import LAYER, random_observations
 from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
 from sfmoe_dg.analysis.baselines import shuffled, with_untrained_routers
 from sfmoe_dg.errors import UserError
+from sfmoe_dg.models.conditions import LEVELS
 from sfmoe_dg.models.moe import moe_layers
 
 
@@ -61,6 +62,20 @@ def test_an_untrained_router_forgets_routers_alone(router):
     assert {layer for layer, _ in moe_layers(algorithm)} <= {name.partition(".router.")[0] for name in changed}
     again = with_untrained_routers(algorithm, seed=1).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in other.state_dict().items())
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_routers_of_every_level_forget_all_they_learnt(level):
+    torch.manual_seed(0)
+    values = default_hparams("CondMoE", "StyledDigits") | {"routing_level": level}
+    algorithm = ALGORITHMS.load("CondMoE")((3, 32, 32), 10, 3, values)
+    learnt = {name: p for name, p in algorithm.named_parameters() if ".router." in name}
+    with torch.no_grad():
+        for parameter in learnt.values():
+            parameter.fill_(7.0)
+    other = dict(with_untrained_routers(algorithm).named_parameters())
+    assert learnt
+    assert not any((other[name] == 7.0).any() for name in learnt)
 
 
 def test_a_dense_model_has_no_router():

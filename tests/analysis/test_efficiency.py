@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
+from sfmoe_dg.analysis import efficiency
 from sfmoe_dg.analysis.efficiency import (
     accuracy_against_cost,
     efficiency_table,
@@ -17,6 +20,7 @@ from sfmoe_dg.analysis.efficiency import (
     peak_of_changes,
     prediction_macs,
     random_minibatches,
+    resident_bytes,
 )
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.models.macs import count_macs
@@ -122,6 +126,45 @@ def test_accuracy_against_cost():
         accuracy_against_cost(accuracies, costs, "joules")
     with pytest.raises(UserError, match="costs has A on x twice"):
         accuracy_against_cost(accuracies, pd.concat([costs, costs[1:]]))
+
+
+def test_what_an_algorithm_keeps_by_hand():
+    model = torch.nn.Linear(3, 2)  # 8 numbers of 4 bytes
+    model.register_buffer("seen", torch.zeros(5, dtype=torch.int64))  # 5 of 8
+    cpu = torch.device("cpu")
+    assert resident_bytes(model, cpu) == 8 * 4 + 5 * 8
+    model.optimizer = torch.optim.Adam([model.weight])
+    model.weight.grad = torch.ones(2, 3)
+    model.optimizer.step()  # two moments per weight, and the number of steps
+    assert resident_bytes(model, cpu) == 8 * 4 + 5 * 8 + 6 * 4 + 2 * 6 * 4 + 4
+    assert resident_bytes(model, torch.device("meta")) == 0
+
+
+def test_what_else_lies_on_a_device_is_no_part_of_an_update(monkeypatch):
+    """Before: 1000 bytes, 72 of them the algorithm's; at the worst 1500. So the update needs 500 beside its own 72."""
+    numbers = {
+        "memory_allocated": 1000,
+        "max_memory_allocated": 1500,
+        "reset_peak_memory_stats": None,
+        "synchronize": 0,
+    }
+    for name, value in numbers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    monkeypatch.setattr(efficiency, "resident_bytes", lambda algorithm, device: 72)
+    monkeypatch.setattr(efficiency, "_update", lambda algorithm, minibatches: None)
+    x = SimpleNamespace(device=torch.device("cuda", 0))
+    assert peak_memory(algorithm(), [(x, x)]) == 500 + 72
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_neighbour_on_the_device_does_not_count():
+    minibatches = random_minibatches((3, 32, 32), 5, 3, 8, "cuda")
+    model = algorithm().to("cuda")
+    peak_memory(model, minibatches)  # the first update makes gradients and the optimiser's state
+    alone = peak_memory(model, minibatches)
+    neighbour = torch.empty(2**28, device="cuda")
+    assert abs(peak_memory(model, minibatches) - alone) < neighbour.nbytes / 100
 
 
 @pytest.mark.gpu

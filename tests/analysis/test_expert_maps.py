@@ -116,4 +116,3 @@ def test_pictures_are_drawn_as_they_are():
     small = DomainDataset("Grey", (grey,), (1, 2, 2), ("a",), ("g",))
     stretched = pictures(small, np.array([0]), np.array([0]))
     assert stretched[0, :, :, 2].tolist() == [[0, 255], [128, 255]]
-    assert pictures(small, np.array([0]), np.array([0]), size=6).shape == (1, 6, 6, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -17,9 +18,10 @@ from sfmoe_dg.analysis.observations import RoutingRecorder, observe
 from sfmoe_dg.analysis.opened import open_run
 from sfmoe_dg.data import styled_digits
 from sfmoe_dg.errors import UserError
+from sfmoe_dg.evaluate import is_correct, predicted_classes
 from sfmoe_dg.models.moe import moe_layers
 from sfmoe_dg.models.trace import routing_trace
-from sfmoe_dg.prepare import Execution
+from sfmoe_dg.prepare import Execution, open_data
 from sfmoe_dg.run import Options, RunSpec
 from sfmoe_dg.train import train
 
@@ -122,6 +124,26 @@ def test_a_limit_chooses_the_same_objects_in_every_domain(run):
     only = run.select(("out",), envs=[2], limit=10_000)
     assert set(only.domain) == {2}
     assert set(only.index) == set(run.splits[2].out)
+
+
+def test_a_limit_follows_one_order_of_objects_whatever_the_splits_hold(run):
+    """Of the objects that two domains' out-splits share, the one domain's chosen ones are among the other's."""
+    spec = replace(run.spec, options=Options())
+    mixed = replace(run, spec=spec, splits=open_data(spec)[1])
+    selection = mixed.select(("out",), limit=100)
+    objects = [mixed.dataset[env].identities[split.out] for env, split in enumerate(mixed.splits)]
+    chosen = [mixed.dataset[env].identities[selection.index[selection.domain == env]] for env in range(4)]
+    for one, two in combinations(range(4), 2):
+        shared = set(objects[one]) & set(objects[two])
+        first, second = (shared & set(chosen[env]) for env in (one, two))
+        assert len(shared) > 20
+        assert first <= second or second <= first
+
+
+def test_a_single_logit_decides_between_two_classes():
+    assert predicted_classes(torch.tensor([[0.5], [-0.5], [0.0]])).tolist() == [1, 0, 0]
+    assert predicted_classes(torch.tensor([[0.1, 0.3], [0.2, -1.0]])).tolist() == [1, 0]
+    assert is_correct(torch.tensor([[0.5], [-0.5]]), torch.tensor([1, 1])).tolist() == [1, 0]
 
 
 def test_some_layers_of_some_images(run):

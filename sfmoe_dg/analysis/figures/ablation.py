@@ -13,6 +13,7 @@ from sfmoe_dg.analysis.comparison import scores_of, summary
 from sfmoe_dg.analysis.figures.saving import Drawing
 from sfmoe_dg.analysis.figures.style import curve, new_figure, plain_axes
 from sfmoe_dg.analysis.figures.subject import NotApplicable, Subject
+from sfmoe_dg.record_lines import dataset_label
 from sfmoe_dg.records import Record, load_records
 from sfmoe_dg.selection import SELECTION_METHODS
 
@@ -22,12 +23,15 @@ FACTORS: Mapping[str, str] = {
     "top_k": "experts per token, k",
     "router": "router",
 }
-UNSET = "default"
+UNSET, AUTO = "default", "auto"
 DENSE = "dense"
 
 
 def drawings(subject: Subject) -> Iterator[Drawing]:
     records = load_records(subject.sweep).records
+    labels = sorted({dataset_label(record) for record in records})
+    if len(labels) > 1:
+        raise NotApplicable(f"{subject.sweep} holds runs on {', '.join(labels)}, and ablations are of one data set")
     table = ablation_table(records)
     if table.empty:
         raise NotApplicable(
@@ -51,13 +55,17 @@ def drawings(subject: Subject) -> Iterator[Drawing]:
 def ablation_table(records: Sequence[Record]) -> pd.DataFrame:
     """One row per factor and value: columns factor, value, method, accuracy, stderr, trials, domains, results.
 
+    ``records`` are of one data set with the same options. A method whose records do not say its block pattern is
+    "dense" if it has the data set's own backbone, and otherwise left out.
+
     The reference is the setting that differs from the others in as few factors as possible. A method belongs to a
     factor if it differs from the reference there and nowhere else; the reference belongs to every factor that has
-    others, and a method without experts to the block pattern, as "dense".
+    others, and a dense method to the block pattern.
     """
     scores = scores_of(records, SELECTION_METHODS[0])
     means, results = summary(scores).set_index("method"), scores["method"].value_counts()
     settings = {r["args"]["algorithm"]: {name: r["hparams"].get(name, UNSET) for name in FACTORS} for r in records}
+    plain = {r["args"]["algorithm"] for r in records if r["hparams"].get("backbone", AUTO) == AUTO}
     sparse = {name: values for name, values in settings.items() if values["moe_layers"] != UNSET}
     if not sparse:
         return pd.DataFrame()
@@ -66,7 +74,7 @@ def ablation_table(records: Sequence[Record]) -> pd.DataFrame:
     for factor in FACTORS:
         members = {n: v[factor] for n, v in sparse.items() if _differing(v, sparse[reference]) in ((), (factor,))}
         if factor == "moe_layers":
-            members |= {name: DENSE for name in settings if name not in sparse}
+            members |= {name: DENSE for name in settings if name in plain and name not in sparse}
         if len(members) < 2:
             continue
         for name, value in sorted(members.items(), key=lambda item: _order(item[1])):

@@ -19,10 +19,11 @@ from sfmoe_dg.analysis.adaptive_compute import (
 from sfmoe_dg.analysis.expert_maps import pictures
 from sfmoe_dg.analysis.figures.saving import Drawing
 from sfmoe_dg.analysis.figures.style import AMOUNTS, curve, new_figure, picture, plain_axes
-from sfmoe_dg.analysis.figures.subject import Subject, short
-from sfmoe_dg.analysis.opened import Selection
+from sfmoe_dg.analysis.figures.subject import NotApplicable, Subject, short
+from sfmoe_dg.analysis.opened import ImageSelection
 from sfmoe_dg.analysis.parts import part_patches
 from sfmoe_dg.analysis.predicting import vision_transformer
+from sfmoe_dg.errors import UserError
 from sfmoe_dg.models.moe import moe_layers
 
 SHOWN = 6
@@ -30,12 +31,16 @@ NAMES = {"vanilla": "vanilla", "batch_priority": "batch priority (BPR)"}
 
 
 def drawings(subject: Subject) -> Iterator[Drawing]:
-    assert subject.layers
+    subject.require_experts()
     unseen = unseen_images(subject)
     batches = list(subject.batches(unseen))
     algorithm = subject.run.algorithm
     where = f"{subject.title}, not trained again; {subject.where(unseen)}"
-    capacity = accuracy_against_capacity(algorithm, batches)
+    try:
+        capacity = accuracy_against_capacity(algorithm, batches)
+    except UserError as error:
+        # Conditional experts whose route does not depend on the token have no buffers.
+        raise NotApplicable(f"{subject.title} has no capacity to change: {error}") from None
     yield Drawing(
         "adaptive_compute",
         draw_capacity(capacity),
@@ -55,7 +60,7 @@ def drawings(subject: Subject) -> Iterator[Drawing]:
     yield from dropped_drawings(subject, unseen)
 
 
-def dropped_drawings(subject: Subject, chosen: Selection) -> Iterator[Drawing]:
+def dropped_drawings(subject: Subject, chosen: ImageSelection) -> Iterator[Drawing]:
     """Which patches are dropped first, on pictures and on average."""
     x = subject.inputs(chosen)
     network = vision_transformer(subject.run.algorithm, x[:1])
@@ -88,14 +93,14 @@ def dropped_drawings(subject: Subject, chosen: Selection) -> Iterator[Drawing]:
     )
 
 
-def unseen_images(subject: Subject) -> Selection:
+def unseen_images(subject: Subject) -> ImageSelection:
     """The images of domains that the run was not trained on, or all where there are none."""
     domain = subject.selection.domain
     rows = np.flatnonzero(np.isin(domain, subject.run.spec.test_envs))
     return subject.only(rows if len(rows) else np.arange(len(domain)))
 
 
-def objects_of(subject: Subject, chosen: Selection) -> np.ndarray:
+def objects_of(subject: Subject, chosen: ImageSelection) -> np.ndarray:
     """Patches that hold a visible part, bool [N, h, w]."""
     observed = subject.observed
     row_of = {pair: row for row, pair in enumerate(zip(observed.domain.tolist(), observed.index.tolist(), strict=True))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,22 +22,20 @@ from sfmoe_dg.errors import UserError
 def drawings(subject: Subject) -> Iterator[Drawing]:
     rows = subject.first_objects(1)[0]
     chosen = subject.only(rows)
-    networks = {}
-    for name, run in subject.pair.items():
-        networks[name] = (run, transformer_of(subject, run))
+    networks, left_out = transformers(subject)
     maps = {
         name: class_token_rows(network, subject.inputs(chosen, run)).patches
         for name, (run, network) in networks.items()
     }
     pixels = pictures(subject.run.dataset, chosen.domain, chosen.index)
     titles = [subject.domains_of(chosen.domain[i : i + 1]) for i in range(len(chosen))]
-    held_out = ", ".join(subject.run.dataset.domain_names[env] for env in subject.run.spec.test_envs)
+    held_out = subject.run.held_out
     yield Drawing(
         "attention_heads",
         draw_heads(pixels, titles, maps),
         head_table(titles, maps),
         f"Attention of the class token in the last block, every head, {' beside '.join(maps)} (held out {held_out}), "
-        f"on {len(rows)} images of the out-splits ({subject.run.dataset.name}); each map has its own scale.",
+        f"on {len(rows)} images of the out-splits ({subject.run.dataset.name}); each map has its own scale{left_out}.",
     )
     tables = []
     for name, (run, network) in networks.items():
@@ -48,11 +47,28 @@ def drawings(subject: Subject) -> Iterator[Drawing]:
         draw_redundancy(table),
         table,
         "Head redundancy: mean overlap of two heads' class-token attention over the patches (1: the same map), mean "
-        f"and standard error over images, block by block; held out {held_out}; {subject.where()}.",
+        f"and standard error over images, block by block; held out {held_out}; {subject.where()}{left_out}.",
     )
 
 
-def transformer_of(subject: Subject, run: OpenedRun) -> object:
+def transformers(subject: Subject) -> tuple[dict[str, tuple[OpenedRun, Any]], str]:
+    """The pair's runs with their networks, and for captions why the counterpart is left out, if it has no heads.
+
+    Raises:
+        NotApplicable: if the run itself has none.
+    """
+    found, left_out = {}, ""
+    for name, run in subject.pair.items():
+        try:
+            found[name] = (run, transformer_of(subject, run))
+        except NotApplicable as error:
+            if run is subject.run:
+                raise
+            left_out = f"; without {name}: {error}"
+    return found, left_out
+
+
+def transformer_of(subject: Subject, run: OpenedRun) -> Any:
     """The network of a run that has attention heads.
 
     Raises:

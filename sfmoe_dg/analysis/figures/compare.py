@@ -28,6 +28,8 @@ def drawings(subject: Subject) -> Iterator[Drawing]:
         f"accuracy on the in-split of held-out domains, {method.name}; {len(scores)} results of "
         f"{measured['method'].nunique()} methods, at most {measured['trials'].max()} trial(s)"
     )
+    blocks = "dataset" if scores["dataset"].nunique() > 1 else "domain"
+    ranking, unranked = ranked(scores, blocks)
     beside = beside_published(measured, method.name)
     table = measured.merge(beside.drop(columns=["mean", "stderr"]), on=["dataset", "method"], how="left")
     yield Drawing(
@@ -43,13 +45,10 @@ def drawings(subject: Subject) -> Iterator[Drawing]:
         draw_pairs(tests),
         tests,
         "Paired differences over (domain, trial) with standard errors; p: sign-flip test over domain means, and by "
-        f"Holm's correction over all pairs: {what}.",
+        f"Holm's correction over all pairs: {what}.{unranked}",
     )
-    blocks = "dataset" if scores["dataset"].nunique() > 1 else "domain"
-    try:
-        ranking = rank_methods(scores, blocks)
-    except UserError as error:
-        raise NotApplicable(f"no critical-difference diagram: {error}") from None
+    if ranking is None:
+        return
     yield Drawing(
         "compare_ranks",
         draw_ranks(ranking),
@@ -57,6 +56,14 @@ def drawings(subject: Subject) -> Iterator[Drawing]:
         f"Mean ranks over {len(ranking.ranks)} {blocks}s (1 is best), bars join methods that Nemenyi's test does not "
         f"tell apart (Friedman p = {ranking.p_friedman:.3g}): {what}. {' '.join(ranking.cautions)}",
     )
+
+
+def ranked(scores: pd.DataFrame, blocks: str) -> tuple[Ranking | None, str]:
+    """The ranks, or for a caption why there are none."""
+    try:
+        return rank_methods(scores, blocks), ""
+    except UserError as error:
+        return None, f" No critical-difference diagram: {error}."
 
 
 def draw_means(measured: pd.DataFrame, beside: pd.DataFrame) -> Figure:

@@ -15,10 +15,12 @@ from sfmoe_dg.analysis.efficiency import accuracy_against_cost, efficiency_table
 from sfmoe_dg.analysis.figures.saving import Drawing
 from sfmoe_dg.analysis.figures.style import annotate_points, colour, marker, new_figure, plain_axes
 from sfmoe_dg.analysis.figures.subject import Subject
+from sfmoe_dg.record_lines import dataset_label
 from sfmoe_dg.records import load_records
 from sfmoe_dg.selection import SELECTION_METHODS
 
-DEFAULT = {"auto": "dense (the data set's default)"}
+AUTO = "auto"
+DEFAULT = {AUTO: "dense (the data set's default)"}
 STEPS, WARMUP = 5, 1
 BATCH_SIZE = 8
 SMALL_PICTURES = 64
@@ -68,25 +70,27 @@ def pairs_of(subject: Subject) -> list[tuple[str, str]]:
     """Algorithms with both backbones, those that are defined by their backbone with that one only."""
     small = subject.run.dataset.input_shape[-1] <= SMALL_PICTURES
     used = {c.record["args"]["algorithm"] for c in subject.siblings} | {subject.run.spec.algorithm}
-    backbones = list(dict.fromkeys(run.algorithm.hparams["backbone"] for run in subject.pair.values()))
-    backbones.sort(key=lambda name: name != "auto")
+    backbones = list(dict.fromkeys(run.algorithm.hparams.get("backbone", AUTO) for run in subject.pair.values()))
+    backbones.sort(key=lambda name: name != AUTO)
     pairs = []
     # Of what other packages offer, only what the sweep has used: the rest may not even load.
     all_of_them = [*ALGORITHMS.registered, *sorted(used & ALGORITHMS.offers.keys())]
     for name in all_of_them if small else sorted(used):
-        own = default_hparams(name, subject.run.spec.dataset)["backbone"]
-        pairs += [(name, backbone) for backbone in (backbones if own == "auto" else [own])]
+        # DomainBed's algorithms know no backbones: the network is their own.
+        own = default_hparams(name, subject.run.spec.dataset).get("backbone")
+        pairs += [(name, backbone) for backbone in (backbones if own == AUTO else [own or AUTO])]
     return pairs
 
 
 def accuracies(subject: Subject) -> pd.DataFrame:
-    """Columns algorithm, backbone, accuracy (percent), stderr, trials: the sweep's methods on the run's data set."""
-    records = [r for r in load_records(subject.sweep).records if r["args"]["dataset"] == subject.run.spec.dataset]
-    backbone = {record["args"]["algorithm"]: record["hparams"].get("backbone", "auto") for record in records}
+    """Columns algorithm, backbone, accuracy (percent), stderr, trials, domains: the sweep's methods on the run's data
+    set, with the run's options."""
+    records = [record for record in load_records(subject.sweep).records if dataset_label(record) == subject.label]
+    backbone = {record["args"]["algorithm"]: record["hparams"].get("backbone", AUTO) for record in records}
     table = summary(scores_of(records, SELECTION_METHODS[0])).rename(
         columns={"method": "algorithm", "mean": "accuracy"}
     )
-    table = table.drop_duplicates("algorithm").assign(backbone=lambda t: t["algorithm"].map(backbone))
+    table = table.assign(backbone=lambda t: t["algorithm"].map(backbone))
     return table[["algorithm", "backbone", "accuracy", "stderr", "trials", "domains"]]
 
 

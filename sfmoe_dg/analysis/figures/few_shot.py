@@ -7,12 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from sfmoe_dg.analysis.few_shot import few_shot_prompts, few_shot_ridge
 from sfmoe_dg.analysis.figures.saving import Drawing
 from sfmoe_dg.analysis.figures.style import colour, curve, dash, marker, new_figure, plain_axes
 from sfmoe_dg.analysis.figures.subject import NotApplicable, Subject
 from sfmoe_dg.analysis.opened import OpenedRun
+from sfmoe_dg.analysis.predicting import vision_transformer
 from sfmoe_dg.errors import UserError
 
 DRAWS = 5
@@ -37,11 +39,21 @@ def drawings(subject: Subject) -> Iterator[Drawing]:
         "few_shot",
         draw_few_shot(table),
         table,
-        f"Accuracy on the unseen domain after labelled examples of its out-split: ridge head on frozen features "
-        f"(1, 5, 10 per class and {SHARE:.0%} of the domain) and prompt tuning ({SHARE:.0%}); mean ± standard error "
-        f"of {DRAWS} and {PROMPT_DRAWS} draws; measured on {max(sizes)} images of its in-split ({run.dataset.name}); "
-        f"{' beside '.join(subject.pair)}.",
+        f"Accuracy on the unseen domain after labelled examples of its out-split: {methods_of(table)}; measured on "
+        f"{max(sizes)} images of its in-split ({run.dataset.name}); {' beside '.join(subject.pair)}.",
     )
+
+
+def methods_of(table: pd.DataFrame) -> str:
+    """For the caption: what was measured, and for which models there are no prompts."""
+    ridge = f"ridge head on frozen features (1, 5, 10 per class and {SHARE:.0%} of the domain)"
+    prompted = set(table.loc[table["method"] == "prompts", "model"])
+    without = [model for model in dict.fromkeys(table["model"]) if model not in prompted]
+    if not prompted:
+        return f"{ridge}; mean ± standard error of {DRAWS} draws"
+    tokens = f"; {', '.join(without)} has no tokens for prompts to join" if without else ""
+    both = f"{ridge} and prompt tuning ({SHARE:.0%})"
+    return f"{both}; mean ± standard error of {DRAWS} and {PROMPT_DRAWS} draws{tokens}"
 
 
 def measure(subject: Subject, run: OpenedRun, env: int) -> tuple[pd.DataFrame, int]:
@@ -51,13 +63,20 @@ def measure(subject: Subject, run: OpenedRun, env: int) -> tuple[pd.DataFrame, i
     query = list(subject.batches(questions, run))
     whole = len(run.dataset[env])
     tables = [few_shot_ridge(run.algorithm, pool, query, draws=DRAWS, whole=whole)]
-    try:
+    # A network without tokens takes no prompts; what its features are worth is measured all the same.
+    if has_tokens(run, query[0][0][:1]):
         prompts = few_shot_prompts(run.algorithm, pool, query, shots=(SHARE,), draws=PROMPT_DRAWS, whole=whole)
         tables.append(prompts[prompts["method"] == "prompts"])
-    except UserError:
-        # A network without tokens takes no prompts; what its features are worth is measured all the same.
-        pass
     return pd.concat(tables, ignore_index=True), len(questions)
+
+
+def has_tokens(run: OpenedRun, x: Tensor) -> bool:
+    """Whether a prediction of ``x`` runs through a vision transformer."""
+    try:
+        vision_transformer(run.algorithm, x)
+    except UserError:
+        return False
+    return True
 
 
 def draw_few_shot(table: pd.DataFrame) -> Figure:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 
 from sfmoe_dg.algorithms.base import Minibatches
@@ -13,7 +14,7 @@ from sfmoe_dg.analysis.figures.saving import Drawing
 from sfmoe_dg.analysis.figures.style import curve, heat_map, new_figure, plain_axes
 from sfmoe_dg.analysis.figures.subject import NotApplicable, Subject
 from sfmoe_dg.analysis.interference import ALL_LAYERS, domain_interference, matrix, mean_off_diagonal
-from sfmoe_dg.analysis.opened import OpenedRun, Selection
+from sfmoe_dg.analysis.opened import ImageSelection, OpenedRun
 from sfmoe_dg.seeds import generator
 
 BATCHES = {"gradient": 10, "step": 3}
@@ -31,10 +32,9 @@ def drawings(subject: Subject) -> Iterator[Drawing]:
             table = domain_interference(run.algorithm, minibatches(subject, run, number), form=form, step=STEP)
             tables.append(table.assign(model=model, form=form))
     table = pd.concat(tables, ignore_index=True)
-    held_out = ", ".join(subject.run.dataset.domain_names[env] for env in subject.run.spec.test_envs)
     what = (
-        f"{' beside '.join(subject.pair)} (held out {held_out}); {BATCHES['gradient']} batches (finite step of "
-        f"{STEP:g}: {BATCHES['step']}) of {BATCH_SIZE} images of the in-split of each of {', '.join(names)} "
+        f"{' beside '.join(subject.pair)} (held out {subject.run.held_out}); {BATCHES['gradient']} batches (finite "
+        f"step of {STEP:g}: {BATCHES['step']}) of {BATCH_SIZE} images of the in-split of each of {', '.join(names)} "
         f"({subject.run.dataset.name})"
     )
     yield Drawing(
@@ -61,17 +61,17 @@ def by_layer(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(means, ignore_index=True)
 
 
-def minibatches(subject: Subject, run: OpenedRun, number: int, size: int = BATCH_SIZE) -> Iterator[Minibatches]:
+def minibatches(subject: Subject, run: OpenedRun, number: int) -> Iterator[Minibatches]:
     """Batches of the training domains' in-splits, drawn without replacement within one, the same for every run."""
     envs = [env for env in range(len(run.dataset)) if env not in run.spec.test_envs]
     for batch in range(number):
         parts = []
         for env in envs:
             random = generator("interference", batch, env)
-            members = random.choice(run.splits[env].in_, min(size, len(run.splits[env].in_)), replace=False)
-            chosen = Selection(np.full(len(members), env), members, np.repeat("in", len(members)))
+            members = random.choice(run.splits[env].in_, min(BATCH_SIZE, len(run.splits[env].in_)), replace=False)
+            chosen = ImageSelection(np.full(len(members), env), members, np.repeat("in", len(members)))
             x, y = zip(*subject.batches(chosen, run), strict=True)
-            parts.append((x[0], y[0]))
+            parts.append((torch.cat(x), torch.cat(y)))
         yield parts
 
 

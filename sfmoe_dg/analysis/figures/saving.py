@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from sfmoe_dg.errors import UserError
 from sfmoe_dg.records import atomic_file, make_folder, write_atomic
 
 if TYPE_CHECKING:
@@ -33,21 +34,22 @@ class Drawing:
 
 
 def save(folder: Path, drawing: Drawing) -> list[Path]:
-    """See :func:`save_figure`."""
-    return save_figure(folder, drawing.name, drawing.figure, drawing.data, drawing.caption)
-
-
-def save_figure(folder: Path, name: str, figure: Figure, data: pd.DataFrame, caption: str) -> list[Path]:
-    """Write ``name`` .png, .pdf, .csv and .txt (the caption) into a folder, which is made; returns their paths.
+    """Write the drawing's .png, .pdf, .csv and .txt (the caption) into a folder, which is made; returns their paths.
 
     The same figure gives the same bytes whenever it is saved.
+
+    Raises:
+        UserError: if the caption is not one line.
     """
-    assert "\n" not in caption, "a caption is one line"
+    if "\n" in drawing.caption:
+        raise UserError(f"the caption of the figure {drawing.name!r} has several lines; it must be one")
     make_folder(folder)
-    paths = [folder / f"{name}.{suffix}" for suffix in ("png", "pdf", "csv", "txt")]
+    paths = [folder / f"{drawing.name}.{suffix}" for suffix in ("png", "pdf", "csv", "txt")]
     for path, undated in zip(paths[:2], ({"Software": None}, {"CreationDate": None}), strict=True):
         with atomic_file(path) as file:
-            figure.savefig(file, format=path.suffix[1:], dpi=DOTS_PER_INCH, bbox_inches="tight", metadata=undated)
-    write_atomic(paths[2], data.to_csv(index=False, lineterminator="\n"))
-    write_atomic(paths[3], caption + "\n")
+            drawing.figure.savefig(
+                file, format=path.suffix[1:], dpi=DOTS_PER_INCH, bbox_inches="tight", metadata=undated
+            )
+    write_atomic(paths[2], drawing.data.to_csv(index=False, lineterminator="\n"))
+    write_atomic(paths[3], drawing.caption + "\n")
     return paths

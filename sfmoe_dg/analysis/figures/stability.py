@@ -70,12 +70,11 @@ def matched_runs(subject: Subject) -> pd.DataFrame:
     for candidate in alike[:OTHER_RUNS]:
         if not has_experts(candidate):
             continue
-        other = observe(subject.opened(candidate.folder), limit=subject.images)
+        run = subject.opened(candidate.folder)
+        other = observe(run, limit=subject.images)
         if layer in other.layers:
             match = match_by_profiles(own, units_of(other, layer), permutations=PERMUTATIONS)
-            held_out = ", ".join(other.domain_names[env] for env in candidate.record["args"]["test_envs"])
-            name = f"{candidate.record['args']['algorithm']}, held out {held_out}"
-            rows.append((name, match.likeness, match.chance, match.p))
+            rows.append((f"{run.spec.algorithm}, held out {run.held_out}", match.likeness, match.chance, match.p))
     return pd.DataFrame(rows, columns=["run", "likeness", "chance", "p"])
 
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from sfmoe_dg.analysis.observations import Observations, observe
-from sfmoe_dg.analysis.opened import OpenedRun, Selection, open_run
+from sfmoe_dg.analysis.opened import ImageSelection, OpenedRun, open_run
 from sfmoe_dg.checkpoint import MODEL_FILE, TENSORS_FILE, load_model
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.models.moe import moe_layers
+from sfmoe_dg.record_lines import dataset_label, num_domains
 from sfmoe_dg.records import RESULTS, Record, last_record
 from sfmoe_dg.registry import unknown
-from sfmoe_dg.selection import num_domains
 
 
 class NotApplicable(UserError):
@@ -38,14 +38,6 @@ class Candidate:
     folder: Path
     record: Record
     validation: float
-
-    @property
-    def name(self) -> str:
-        args = self.record["args"]
-        return f"{args['algorithm']} (held out {', '.join(map(str, args['test_envs']))})"
-
-    def alike(self, other: Candidate, *names: str) -> bool:
-        return all(self.record["args"][name] == other.record["args"][name] for name in names)
 
 
 def candidates(root: Path) -> list[Candidate]:
@@ -68,10 +60,11 @@ def has_experts(candidate: Candidate) -> bool:
 
 
 def best_sparse(root: Path) -> Path:
-    """The run of a sweep to look into: the best of SFMoE, or of the other algorithms with experts.
+    """The run of a sweep to look into: the best of SFMoE, or of the other algorithms with experts, or of all where none
+    has experts.
 
     Raises:
-        UserError: if there is none.
+        UserError: if no finished run has kept its model.
     """
     found = candidates(root)
     ordered = sorted(found, key=lambda candidate: candidate.record["args"]["algorithm"] != "SFMoE")
@@ -122,31 +115,33 @@ class Subject:
     def opened(self, folder: Path) -> OpenedRun:
         return open_run(folder, data_dir=self.data_dir, device=self.device, cache_dir=self.cache_dir)
 
-    @cached_property
-    def layers(self) -> list[str]:
-        """The mixture-of-experts layers.
-
+    def require_experts(self) -> None:
+        """
         Raises:
-            NotApplicable: if there are none.
+            NotApplicable: if the run has no mixture-of-experts layer.
             UserError: if the one that was asked for is none of them.
         """
         names = [name for name, _ in moe_layers(self.run.algorithm)]
         if not names:
             raise NotApplicable(f"{self.title} has no experts; give a run whose backbone has, such as one of SFMoE")
-        if self.layer is not None and self.layer not in names:
+        # Which of its calls there are is known once images have gone through (``main_layer``).
+        if self.layer is not None and self.layer.partition("#")[0] not in names:
             raise unknown("mixture-of-experts layer", self.layer, names, " for --layer")
-        return names
 
     @property
     def title(self) -> str:
         """The run by its algorithm and what it has not seen."""
-        names = self.run.dataset.domain_names
-        return f"{self.run.spec.algorithm} (held out {', '.join(names[env] for env in self.run.spec.test_envs)})"
+        return f"{self.run.spec.algorithm} (held out {self.run.held_out})"
+
+    @cached_property
+    def label(self) -> str:
+        """The run's data set with its options, as in tables."""
+        return dataset_label(last_record(self.folder))
 
     @cached_property
     def observed(self) -> Observations:
         """The routing of the out-splits of all domains."""
-        assert self.layers
+        self.require_experts()
         return observe(self.run, limit=self.images)
 
     @property
@@ -158,29 +153,26 @@ class Subject:
         return name
 
     @cached_property
-    def selection(self) -> Selection:
+    def selection(self) -> ImageSelection:
         """The same images as ``observed``, for runs without experts too."""
         return self.run.select(("out",), limit=self.images)
 
-    def batches(self, selection: Selection, run: OpenedRun | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, selection: ImageSelection, run: OpenedRun | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and classes on the device."""
         for batch in (run or self.run).batches(selection):
             yield batch.x, batch.y
 
-    def inputs(self, selection: Selection, run: OpenedRun | None = None) -> Tensor:
+    def inputs(self, selection: ImageSelection, run: OpenedRun | None = None) -> Tensor:
         """The images in the selection's own order, [N, C, H, W]."""
-        found: dict[tuple[int, int], Tensor] = {}
-        for batch in (run or self.run).batches(selection):
-            found |= {(batch.env, i): x for i, x in zip(batch.indices.tolist(), batch.x, strict=True)}
-        pairs = zip(selection.domain.tolist(), selection.index.tolist(), strict=True)
-        return torch.stack([found[pair] for pair in pairs])
+        rows, images = zip(*(run or self.run).placed(selection), strict=True)
+        return torch.cat(images)[np.argsort(np.concatenate(rows))]
 
     @property
     def layer_title(self) -> str:
         """The layer of figures of one layer, and its run."""
         return f"layer {short(self.main_layer)} of {self.title}"
 
-    def where(self, selection: Selection | Observations | None = None) -> str:
+    def where(self, selection: ImageSelection | Observations | None = None) -> str:
         """For captions: how many images of which split and data set."""
         chosen = self.selection if selection is None else selection
         return f"{len(chosen)} images of the out-splits of {self.domains_of(chosen.domain)} ({self.run.dataset.name})"
@@ -194,11 +186,9 @@ class Subject:
 
     @cached_property
     def siblings(self) -> list[Candidate]:
-        """The other finished runs of the sweep on the same data set, the best first."""
-        mine = self.folder.resolve()
-        dataset = self.run.spec.dataset
-        found = candidates(self.sweep)
-        return [c for c in found if c.folder.resolve() != mine and c.record["args"]["dataset"] == dataset]
+        """The other finished runs of the sweep on the same data set with the same options, the best first."""
+        mine, found = self.folder.resolve(), candidates(self.sweep)
+        return [c for c in found if c.folder.resolve() != mine and dataset_label(c.record) == self.label]
 
     def beside(self, sparse: bool) -> OpenedRun | None:
         """A run of the sweep with the same held-out domains and trial, and experts or none; ERM before others."""
@@ -242,7 +232,7 @@ class Subject:
         identities: Any = self.run.dataset[env].identities
         return {int(identities[self.selection.index[row]]): int(row) for row in rows[::-1]}
 
-    def only(self, rows: np.ndarray) -> Selection:
+    def only(self, rows: np.ndarray) -> ImageSelection:
         """Some images of ``selection``."""
         s = self.selection
         return replace(s, domain=s.domain[rows], index=s.index[rows], split=s.split[rows])

@@ -1,0 +1,32 @@
+"""Runs and subjects of figures, made in memory without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
+from sfmoe_dg.analysis.figures.subject import Subject
+from sfmoe_dg.analysis.opened import OpenedRun
+from sfmoe_dg.prepare import open_data
+from sfmoe_dg.run import RunSpec
+
+
+def opened_run(algorithm: str = "SFMoE", **hparams: object) -> OpenedRun:
+    """An untrained model on StyledDigits, neon held out, as a run that was opened again."""
+    spec = RunSpec("StyledDigits", algorithm, (3,))
+    dataset, splits = open_data(spec)
+    torch.manual_seed(0)
+    values = default_hparams(algorithm, spec.dataset) | {"pretrained": False} | hparams
+    model = ALGORITHMS.load(algorithm)(dataset.input_shape, dataset.num_classes, 3, values).eval()
+    return OpenedRun(Path("run"), spec, model, dataset, splits, "cpu")
+
+
+def subject_of(run: OpenedRun, other: OpenedRun | None = None, **looked_at: object) -> Subject:
+    """The run, four images per domain by default, with another one beside it."""
+    subject = Subject(Path("run"), **{"images": 4, **looked_at})
+    pair = {"sparse": run} if other is None else {"sparse": run, "dense": other}
+    # What is expensive is kept where it would be after its first computation.
+    vars(subject).update(run=run, pair=pair)
+    return subject
