@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from statistics import median
 from sfmoe_dg.data.catalog import facts
 from sfmoe_dg.durations import duration
 from sfmoe_dg.progress import read_progress
+from sfmoe_dg.record_lines import read_lines
 from sfmoe_dg.records import RESULTS
 from sfmoe_dg.run import RunSpec
 from sfmoe_dg.sweep import RunStatus, State
@@ -91,7 +91,7 @@ def _speeds(states: Sequence[RunStatus]) -> dict[Kind, list[_Speed]]:
 
 
 def _each(states: Sequence[RunStatus]) -> Iterator[_Speed]:
-    """The speeds of timed runs; finished ones first, whose mean is over all of their steps."""
+    """The speeds of timed runs, means over the steps of their last start; finished ones first, which have most."""
     for s in sorted(states, key=lambda s: s.state is not State.DONE):
         progress = read_progress(s.folder)
         if progress is not None:
@@ -102,13 +102,12 @@ def _each(states: Sequence[RunStatus]) -> Iterator[_Speed]:
 
 def _step_time(path: Path) -> float | None:
     """The median ``step_time`` of a results file (DomainBed's have nothing else), None if it has none."""
-    times = []
     try:
-        for line in path.read_bytes().splitlines():
-            times.append(float(json.loads(line)["step_time"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        # A killed run's last line is cut short; what stands before it counts.
-        pass
+        lines = list(read_lines(path.read_bytes()))
+    except OSError:
+        return None
+    found = [record.get("step_time") for _, record in lines if isinstance(record, dict)]
+    times = [seconds for seconds in found if isinstance(seconds, (int, float))]
     return median(times) if times else None
 
 

@@ -101,11 +101,14 @@ def _measure(
     return [batch for together in rounds for batch in together if batch is not None][: loader.num_batches(only)]
 
 
+def predicted_classes(logits: Tensor) -> Tensor:
+    """Int64 [B]; a single logit [B, 1] is a binary decision at 0, as upstream has it."""
+    return logits.argmax(1) if logits.shape[1] > 1 else logits[:, 0].gt(0).long()
+
+
 def is_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """Float [B] of 0 and 1; a single logit [B, 1] is a binary decision at 0, as upstream has it."""
-    if logits.shape[1] == 1:
-        return logits[:, 0].gt(0).eq(labels).float()
-    return logits.argmax(1).eq(labels).float()
+    """Float [B] of 0 and 1."""
+    return predicted_classes(logits).eq(labels).float()
 
 
 def _mean(values: np.ndarray) -> float:

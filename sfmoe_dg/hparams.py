@@ -106,18 +106,25 @@ def parse_overrides(text: str | None, where: str = "--hparams") -> dict[str, Any
         return {}
     try:
         value = json.loads(text, object_pairs_hook=partial(_without_repeats, where))
-    except (json.JSONDecodeError, RecursionError) as error:
-        reason = "it is nested too deep"
-        if isinstance(error, json.JSONDecodeError):
-            reason = f"{error.msg} at character {error.pos}"
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
         shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
         raise UserError(
-            f"{where} is not valid JSON ({reason}): {shown!r}; "
+            f"{where} is not valid JSON ({_reason(error)}): {shown!r}; "
             """write it like '{"lr": 1e-4, "batch_size": 32}'"""
         ) from None
     if not isinstance(value, dict):
         raise UserError(f"{where} must be a JSON object of name: value, not {value!r}")
     return value
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at character {error.pos}"
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    return "a number has too many digits"  # what Python reads ends at 4300
 
 
 def _without_repeats(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -132,10 +132,16 @@ def _process_lives(owner: Owner) -> bool:
 
 def current(folder: Path, names: Iterable[str] | None = None) -> Path | None:
     """The lease file that holds in a folder, or None. ``names`` are the folder's entries, if they are known."""
-    if names is None:
-        names = os.listdir(folder) if folder.is_dir() else ()
-    highest = max(names, key=_number, default="")
+    highest = max(entries(folder) if names is None else names, key=_number, default="")
     return folder / highest if _number(highest) else None
+
+
+def entries(folder: Path) -> set[str]:
+    """The names of what lies in a folder; none if there is no such folder, or no longer."""
+    try:
+        return set(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
 
 
 def _number(name: str) -> int:
@@ -208,19 +214,28 @@ class Lease:
                 os.utime(self.path)
 
     def holds(self) -> bool:
-        """Whether the folder is still this process's."""
-        found = read_owner(self.path)
-        return found is not None and found.token == self.owner.token and current(self.path.parent) == self.path
+        """Whether the folder is still this process's.
+
+        Raises:
+            OSError: if the file server does not answer, so that this cannot be known.
+        """
+        try:
+            token = json.loads(self.path.read_bytes())["token"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return False
+        return bool(token == self.owner.token) and current(self.path.parent) == self.path
 
     def check(self) -> None:
         """Call before every write into the folder.
 
         Raises:
             LeaseLost: if another process has taken it over.
+            OSError: if the file server does not answer.
         """
         if not self.holds():
+            other = read_owner(current(self.path.parent) or self.path) or "another process"
             raise LeaseLost(
-                f"{self.path.parent} was taken over by {read_owner(current(self.path.parent) or self.path)}, "
+                f"{self.path.parent} was taken over by {other}, "
                 "because this process gave no sign of life; it leaves the run to the other"
             )
 
@@ -306,11 +321,11 @@ def _wait_for_death(lease: Path, patience: float, on_wait: Callable[[Owner | Non
     Raises:
         Owned: once it is known to live.
     """
-    watch, before, told = Watch(patience), _mtime(lease), False
+    watch, queue, before, told = Watch(patience), SlurmQueue(), _mtime(lease), False
     while not watch.has_stopped(lease):
         owner = read_owner(lease)
         # Read again every time: it may just have been written.
-        state = Liveness.UNKNOWN if owner is None else liveness(owner)
+        state = Liveness.UNKNOWN if owner is None else liveness(owner, queue)
         if state is Liveness.DEAD:
             return
         if state is Liveness.ALIVE or (owner is not None and _mtime(lease) not in (before, None)):

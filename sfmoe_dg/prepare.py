@@ -1,11 +1,10 @@
-"""A run made ready: its data, splits, algorithm and loaders, everything checked, nothing on disk yet."""
+"""A run made ready: its data, splits, algorithm and loaders, everything checked, nothing of the run on disk yet."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -48,7 +47,7 @@ class Execution:
 
 @dataclass(frozen=True)
 class Setup:
-    """A run made ready: everything that training needs and nothing on disk yet."""
+    """A run made ready: everything that training needs and nothing of the run on disk yet."""
 
     spec: RunSpec
     execution: Execution
@@ -110,7 +109,7 @@ def prepare(spec: RunSpec, execution: Execution | None = None) -> Setup:
     """Check everything that can be wrong with a run, and build it.
 
     Raises:
-        UserError: for whatever is wrong; nothing has been written then.
+        UserError: for whatever is wrong; nothing of the run has been written then.
     """
     execution = execution or Execution()
     spec.check()
@@ -121,18 +120,15 @@ def prepare(spec: RunSpec, execution: Execution | None = None) -> Setup:
     dataset, splits = open_data(spec, execution.cache_dir)
     train_envs = [i for i in range(len(dataset)) if i not in spec.test_envs]
     check_batch_size(dataset, splits, train_envs, hparams["batch_size"])
-    algorithm = _build_algorithm(spec, dataset, len(train_envs), hparams, device, execution.world.shared)
-    algorithm.describe_domains([entry.domain_attributes[i] for i in train_envs] if entry.domain_attributes else [])
+    algorithm = _build_algorithm(spec, dataset, train_envs, hparams, device, execution.world.shared)
     num_parameters = sum(p.numel() for p in algorithm.parameters())
-    train_loader, eval_loader, validation_loader = _make_loaders(
-        spec, execution, dataset, splits, train_envs, algorithm, device
-    )
+    train_loader, eval_loader = _make_loaders(spec, execution, dataset, splits, train_envs, algorithm, device)
     if execution.world.shared:
         # Imported here: a process on its own has no use for torch's distributed tensors.
         from sfmoe_dg.parallel import share_updates
 
         share_updates(algorithm, execution.world, execution.parallel)
-    return Setup(
+    setup = Setup(
         spec=spec,
         execution=execution,
         device=device,
@@ -142,11 +138,12 @@ def prepare(spec: RunSpec, execution: Execution | None = None) -> Setup:
         algorithm=algorithm,
         train_loader=train_loader,
         eval_loader=eval_loader,
-        validation_loader=validation_loader,
+        validation_loader=None,
         steps=spec.steps or entry.steps,
         checkpoint_freq=spec.checkpoint_freq or entry.checkpoint_freq,
         num_parameters=num_parameters,
     )
+    return replace(setup, validation_loader=open_validation(setup)) if algorithm.needs_validation_loss else setup
 
 
 def open_data(spec: RunSpec, cache_dir: str | None = None) -> tuple[DomainDataset, list[DomainSplit]]:
@@ -177,9 +174,14 @@ def open_data(spec: RunSpec, cache_dir: str | None = None) -> tuple[DomainDatase
 
 
 def _build_algorithm(
-    spec: RunSpec, dataset: DomainDataset, num_domains: int, hparams: dict[str, Any], device: torch.device, shared: bool
+    spec: RunSpec,
+    dataset: DomainDataset,
+    train_envs: Sequence[int],
+    hparams: dict[str, Any],
+    device: torch.device,
+    shared: bool,
 ) -> Algorithm:
-    algorithm_class = ALGORITHMS.load(spec.algorithm)
+    algorithm_class, num_domains = ALGORITHMS.load(spec.algorithm), len(train_envs)
     if num_domains < algorithm_class.min_domains:
         raise UserError(
             f"{spec.algorithm} needs at least {algorithm_class.min_domains} training domains; {spec.dataset} without "
@@ -189,6 +191,8 @@ def _build_algorithm(
     algorithm.precision = Precision(spec.options.precision, device.type)
     algorithm.to(device)
     speed_up(algorithm, spec.options, device, shared)
+    attributes = facts(spec.dataset).domain_attributes
+    algorithm.describe_domains([attributes[i] for i in train_envs] if attributes else [])
     return algorithm
 
 
@@ -200,12 +204,8 @@ def _make_loaders(
     train_envs: list[int],
     algorithm: Algorithm,
     device: torch.device,
-) -> tuple[TrainLoader, EvalLoader, EvalLoader | None]:
-    mean, std = algorithm.normalization
-    size = dataset.input_shape[-1]
-    transform = ImageTransform if spec.options.images == "files" else TensorTransform
-    clean = transform(size=size, mean=mean, std=std)
-    augmented = replace(clean, augment=bool(algorithm.hparams["data_augmentation"]), crop=facts(spec.dataset).crops)
+) -> tuple[TrainLoader, EvalLoader]:
+    clean, augmented = _make_transforms(spec, dataset.input_shape[-1], algorithm)
     evaluated_augmented = train_envs if spec.options.eval_transforms == "train" else []
     train_loader = TrainLoader(
         dataset,
@@ -220,30 +220,40 @@ def _make_loaders(
         device=device,
         world=execution.world,
     )
-    make_eval_loader = partial(
-        EvalLoader,
-        dataset,
-        seed=spec.seed,
-        batch_size=execution.eval_batch_size,
-        shuffled=algorithm.predicts_in_context,
-        num_workers=execution.num_workers,
-        device=device,
-        world=execution.world,
-        in_step=execution.parallel != "ddp",
-        keep_bytes=KEEP_BYTES,
-    )
     transforms = [augmented if i in evaluated_augmented else clean for i in range(len(dataset))]
-    validation_loader = None
-    if algorithm.needs_validation_loss:
-        validation_loader = make_eval_loader(only_validation(splits, train_envs), [clean] * len(dataset))
-    return train_loader, make_eval_loader(splits, transforms), validation_loader
+    settings = _eval_settings(spec, execution, algorithm, device)
+    return train_loader, EvalLoader(dataset, splits, transforms, **settings)
 
 
-def only_validation(splits: Sequence[DomainSplit], train_envs: Sequence[int]) -> list[DomainSplit]:
-    """The out-splits of the domains that are trained on, and nothing else."""
-    nothing = splits[0].out[:0]
-    kept = [split.out if i in train_envs else nothing for i, split in enumerate(splits)]
-    return [DomainSplit(in_=nothing, out=out, uda=nothing) for out in kept]
+def open_validation(setup: Setup) -> EvalLoader:
+    """The training domains' out-splits without augmentation, read as evaluations are."""
+    nothing = setup.splits[0].out[:0]
+    outs = [nothing if i in setup.spec.test_envs else split.out for i, split in enumerate(setup.splits)]
+    only_outs = [DomainSplit(in_=nothing, out=out, uda=nothing) for out in outs]
+    clean, _ = _make_transforms(setup.spec, setup.dataset.input_shape[-1], setup.algorithm)
+    settings = _eval_settings(setup.spec, setup.execution, setup.algorithm, setup.device)
+    return EvalLoader(setup.dataset, only_outs, [clean] * len(outs), **settings)
+
+
+def _eval_settings(spec: RunSpec, execution: Execution, algorithm: Algorithm, device: torch.device) -> dict[str, Any]:
+    return {
+        "seed": spec.seed,
+        "batch_size": execution.eval_batch_size,
+        "shuffled": algorithm.predicts_in_context,
+        "num_workers": execution.num_workers,
+        "device": device,
+        "world": execution.world,
+        "in_step": execution.parallel != "ddp",
+        "keep_bytes": KEEP_BYTES,
+    }
+
+
+def _make_transforms(spec: RunSpec, size: int, algorithm: Algorithm) -> tuple[ImageTransform, ImageTransform]:
+    """What pictures go through as they are, and augmented."""
+    mean, std = algorithm.normalization
+    transform = ImageTransform if spec.options.images == "files" else TensorTransform
+    clean = transform(size=size, mean=mean, std=std)
+    return clean, replace(clean, augment=bool(algorithm.hparams["data_augmentation"]), crop=facts(spec.dataset).crops)
 
 
 def pick_device(name: str) -> torch.device:

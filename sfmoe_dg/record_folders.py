@@ -74,11 +74,6 @@ def load_runs(input_dir: str | os.PathLike[str], processes: int = 1) -> LoadedRu
     return LoadedRuns(blocks, notes.problems, notes.domains)
 
 
-def usable_cores() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _read(root: Path, names: Sequence[str], processes: int) -> Iterator[RunFile]:
     processes = min(processes, len(names) // FOLDERS_OF_A_PROCESS)
     if processes < 2:

@@ -18,8 +18,6 @@ from typing import Any, BinaryIO
 from sfmoe_dg.columns import Block, Facts, blocks_of
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.record_lines import Record as Record
-from sfmoe_dg.record_lines import dataset_label as dataset_label
-from sfmoe_dg.record_lines import options_label as options_label
 from sfmoe_dg.record_lines import read_lines
 
 RESULTS = "results.jsonl"

@@ -24,9 +24,10 @@ from sfmoe_dg.checkpoint import save_torch
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.prepare import Setup
 from sfmoe_dg.records import RESULTS
+from sfmoe_dg.sweep import CHECKPOINT
 
-CHECKPOINT_FILE = "checkpoint.pt"
 FORMAT = 1
+"""Another number for another form of what is saved."""
 
 
 @dataclass(frozen=True)
@@ -96,23 +97,26 @@ def save_state(folder: Path, setup: Setup, position: Position, random_states: Ra
         "algorithm": capture(setup.algorithm),
     }
     if setup.world.leads:
-        save_torch(folder / CHECKPOINT_FILE, content)
+        save_torch(folder / CHECKPOINT, content)
 
 
 def load_state(folder: Path, setup: Setup) -> Position:
     """Put a prepared run where its checkpoint was saved; without a checkpoint, at its beginning.
 
-    A checkpoint that cannot be read, or that knows more records than the results file holds (files were copied or
-    lost), is not used: the run begins anew, which gives the same records, and the position's ``notice`` says so.
+    A checkpoint that cannot be read, or is of another version, or knows more records than the results file holds (files
+    were copied or lost), is not used: the run begins anew, which gives the same records, and the position's ``notice``
+    says so.
 
     Raises:
         UserError: if the checkpoint is of another run.
     """
-    path = folder / CHECKPOINT_FILE
+    path = folder / CHECKPOINT
     if not path.exists():
         return Position()
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+        if content.get("format") != FORMAT:
+            return Position(notice=f"{path} is of another version of sfmoe_dg; the run begins anew")
         found, position = content["run"], Position(**content["position"])
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]

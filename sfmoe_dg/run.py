@@ -17,6 +17,8 @@ from sfmoe_dg.registry import unknown
 from sfmoe_dg.seeds import seed_hash
 
 TASKS = ("domain_generalization", "domain_adaptation")
+PARALLEL_MODES: tuple[str, ...] = ("ddp", "fsdp", "expert")
+"""How several processes share an update: each with all weights, with a part of every weight, with some experts."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,17 @@ class RunSpec:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> RunSpec:
-        """The run that wrote a record."""
+        """The run that wrote a record.
+
+        Raises:
+            UserError: if the record says more than a run of ours has, as those of changed copies of DomainBed may.
+        """
         values = {name: value for name, value in record["args"].items() if name != "output_dir"}
+        if more := sorted(set(values) - {f.name for f in fields(cls) if f.name != "options"}):
+            raise UserError(
+                f"the run's record has arguments that no run of sfmoe-dg has ({', '.join(more)}): a changed DomainBed "
+                "wrote it; if they change nothing, take them out of its results.jsonl"
+            )
         values["test_envs"] = tuple(values["test_envs"])
         return cls(**values, options=make_options(record.get("options", {}), "the run's record"))
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from sfmoe_dg.columns import Block, Facts, Floats, as_blocks
 from sfmoe_dg.record_lines import Record
-from sfmoe_dg.record_lines import num_domains as num_domains
 
 
 class GroupKey(NamedTuple):

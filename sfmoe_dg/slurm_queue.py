@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 ASK_AGAIN_SECONDS = 10.0
+DEAD_SECONDS = 1.0
+"""How fresh a look must be by which an owner counts as dead: his job may have begun, or begun again, after it."""
 ALIVE_STATES = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT")
 
 
@@ -18,7 +20,7 @@ def this_job() -> str:
 
 
 class SlurmQueue:
-    """Job states by number. Every question within :data:`ASK_AGAIN_SECONDS` is answered from one look at the queue."""
+    """Job states by number, asked for at most every :data:`ASK_AGAIN_SECONDS` as long as the jobs in question run."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -32,27 +34,32 @@ class SlurmQueue:
         It cannot be known without ``squeue``, while the controller does not answer, and of another cluster's job.
         """
         number, _, cluster = job.partition("@")
-        if self._asked is None or self._clock() - self._asked > ASK_AGAIN_SECONDS:
+        if self._is_out_of_date(number):
             self._look()
         if self._states is None or (cluster and cluster != self._cluster):
             return None
         return self._states.get(number, "")
 
+    def _is_out_of_date(self, number: str) -> bool:
+        if self._asked is None:
+            return True
+        is_dead = self._states is not None and self._states.get(number) not in ALIVE_STATES
+        return self._clock() - self._asked > (DEAD_SECONDS if is_dead else ASK_AGAIN_SECONDS)
+
     def _look(self) -> None:
-        self._asked = self._clock()
-        if self._cluster is None:
-            self._cluster = cluster_setting("ClusterName")
+        if not self._cluster:
+            # Again if there was no answer: a controller that restarts must not blind a queue that is kept for days.
+            self._cluster = parse_config(_ask(["scontrol", "show", "config"]) or []).get("ClusterName")
         lines = _ask(["squeue", "--noheader", "--format", "%A %T"]) if self._cluster else None
         self._states = None if lines is None else dict(line.split() for line in lines if len(line.split()) == 2)
+        # Now and not before: an answer that took its time would be out of date at once.
+        self._asked = self._clock()
 
 
-def cluster_setting(name: str) -> str:
-    """One value of ``scontrol show config``, or '' if it cannot be had."""
-    for line in _ask(["scontrol", "show", "config"]) or []:
-        key, _, value = line.partition("=")
-        if key.strip() == name:
-            return value.strip()
-    return ""
+def parse_config(lines: Iterable[str]) -> dict[str, str]:
+    """The names and values that ``scontrol show config`` prints."""
+    pairs = (line.partition("=") for line in lines)
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _ask(command: Sequence[str]) -> list[str] | None:

@@ -47,7 +47,7 @@ def owner_of(state: RunStatus) -> Owner | None:
 def stop_runs(states: Sequence[RunStatus], patience: float = SAVE_SECONDS) -> list[tuple[RunStatus, Owner, Stop]]:
     """Tell the owners of runs on this machine to save and stop, all at once, and see to it that they end.
 
-    An owner that has saved gives its lease back and waits to be killed, which a second SIGTERM does.
+    An owner that has saved gives its lease back and waits to be killed, which SIGINT does: it ignores a second SIGTERM.
     """
     owned = [(s, owner) for s in states if s.state is State.RUNNING and (owner := owner_of(s)) is not None]
     told = [(s, owner) for s, owner in owned if _send(owner, signal.SIGTERM)]
@@ -59,17 +59,22 @@ def stop_runs(states: Sequence[RunStatus], patience: float = SAVE_SECONDS) -> li
         has_saved = _has_let_go(s.folder, owner)
         how[owner.token] = Stop.STOPPED if has_saved else Stop.KILLED
         _end(owner, has_saved)
-    return [(s, owner, how.get(owner.token, Stop.ELSEWHERE)) for s, owner in owned]
+    return [(s, owner, how.get(owner.token) or _out_of_reach(owner)) for s, owner in owned]
 
 
 def stop_process(owner: Owner, patience: float = SAVE_SECONDS) -> Stop:
     """Tell a sweep on this machine to end, which saves the runs that it has started."""
     if not _send(owner, signal.SIGTERM):
-        return Stop.STOPPED if liveness(owner) is Liveness.DEAD else Stop.ELSEWHERE
+        return _out_of_reach(owner)
     if _ends_within(owner, patience):
         return Stop.STOPPED
     _send(owner, signal.SIGKILL)
     return Stop.KILLED
+
+
+def _out_of_reach(owner: Owner) -> Stop:
+    """What became of an owner that could not be told: it may have ended by itself in the meantime."""
+    return Stop.STOPPED if liveness(owner) is Liveness.DEAD else Stop.ELSEWHERE
 
 
 def _has_let_go(folder: Path, owner: Owner) -> bool:
@@ -81,7 +86,7 @@ def _has_let_go(folder: Path, owner: Owner) -> bool:
 def _end(owner: Owner, has_saved: bool) -> None:
     if has_saved:
         # Not SIGKILL: a local sweep takes that for a failure of the run.
-        _send(owner, signal.SIGTERM)
+        _send(owner, signal.SIGINT)
         if _ends_within(owner, KILL_SECONDS):
             return
     _send(owner, signal.SIGKILL)

@@ -6,8 +6,8 @@ no torch.
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
@@ -15,12 +15,14 @@ from pathlib import Path
 
 from sfmoe_dg.data.catalog import facts
 from sfmoe_dg.errors import UserError
-from sfmoe_dg.lease import current, is_owned
+from sfmoe_dg.lease import current, entries, is_owned
 from sfmoe_dg.records import read_json, write_atomic
 from sfmoe_dg.run import RunSpec
 from sfmoe_dg.slurm_queue import SlurmQueue
 from sfmoe_dg.sweep_spec import SweepSpec, make_spec
 
+CHECKPOINT = "checkpoint.pt"
+"""What a run saves to go on (``resume``), in its folder."""
 FAILED = "failed.json"
 MAX_FAILURES = 3
 """A run that has failed so often stays failed until ``sfmoe-dg retry``."""
@@ -143,13 +145,30 @@ def _test_sets(spec: SweepSpec, dataset: str, names: Sequence[str]) -> Sequence[
     return spec.test_envs
 
 
-def save_plan(spec: SweepSpec, data_dir: str | None, output_dir: Path) -> Path:
-    """Keep the study beside its runs, so that ``status`` knows what is missing."""
+def save_plan(spec: SweepSpec, data_dir: str | None, output_dir: Path, queued: Collection[str] = ()) -> Path:
+    """Keep the study beside its runs, so that ``status`` knows what is missing.
+
+    It takes the place of a study of the same name, unless runs of that one which have begun, or are ``queued``, would
+    be forgotten.
+    """
     path = output_dir / f"sweep-{spec.name}.json"
+    if path.exists():
+        ids = {run.run_id for run in plan(spec, data_dir)}
+        if _knows_one_of(path, entries(output_dir).union(queued) - ids):
+            mark = hashlib.sha256("".join(sorted(ids)).encode()).hexdigest()[:8]
+            path = path.with_name(f"sweep-{spec.name}-{mark}.json")
     values = {f.name: getattr(spec, f.name) for f in fields(spec)}
     values["options"], values["launch"] = spec.options.changed(), asdict(spec.launch)
     write_atomic(path, json.dumps({"data_dir": data_dir, "spec": values}, indent=1, sort_keys=True) + "\n")
     return path
+
+
+def _knows_one_of(path: Path, ids: Collection[str]) -> bool:
+    """Whether a saved study has one of these runs, as far as it can be read."""
+    try:
+        return any(run.run_id in ids for run in _planned(path))
+    except UserError:
+        return True
 
 
 def load_plans(output_dir: Path) -> list[RunSpec]:
@@ -163,12 +182,16 @@ def load_plans(output_dir: Path) -> list[RunSpec]:
     if not files:
         raise UserError(f"{output_dir} holds no sweep (no sweep-*.json); give the --output_dir of a sweep")
     for path in files:
-        saved = read_json(path)
-        if not isinstance(saved, dict) or not isinstance(saved.get("spec"), dict) or "data_dir" not in saved:
-            raise UserError(f"{path} is no study as sfmoe-dg sweep saves it; delete it and start the sweep again")
-        for run in plan(make_spec(saved["spec"], str(path)), saved["data_dir"]):
+        for run in _planned(path):
             runs.setdefault(run.run_id, run)
     return list(runs.values())
+
+
+def _planned(path: Path) -> list[RunSpec]:
+    saved = read_json(path)
+    if not isinstance(saved, dict) or not isinstance(saved.get("spec"), dict) or "data_dir" not in saved:
+        raise UserError(f"{path} is no study as sfmoe-dg sweep saves it; delete it and start the sweep again")
+    return plan(make_spec(saved["spec"], str(path)), saved["data_dir"])
 
 
 def status(
@@ -176,7 +199,7 @@ def status(
 ) -> list[RunStatus]:
     """What became of every planned run; ``queued`` are the ids of runs that a cluster's queue holds."""
     queue = queue or SlurmQueue()
-    begun = set(os.listdir(output_dir)) if output_dir.is_dir() else set()
+    begun = entries(output_dir)
     return [_status_of(run, run.run_id, output_dir, begun, queued, queue) for run in runs]
 
 
@@ -184,7 +207,7 @@ def _status_of(
     run: RunSpec, run_id: str, output_dir: Path, begun: Collection[str], queued: Collection[str], queue: SlurmQueue
 ) -> RunStatus:
     folder = output_dir / run_id
-    names = set(os.listdir(folder)) if run_id in begun else set[str]()
+    names = entries(folder) if run_id in begun else set[str]()
     if "done" in names:
         return RunStatus(run, folder, State.DONE)
     error, failures = read_failure(folder) if FAILED in names else ("", 0)
@@ -201,15 +224,20 @@ def _status_of(
 
 def record_failure(folder: Path, error: str, exit_code: int) -> int:
     """Note that a run ended badly; returns how often it has."""
-    failures = read_failure(folder)[1] + 1 if (folder / FAILED).exists() else 1
+    failures = read_failure(folder)[1] + 1
     content = {"error": error, "exit_code": exit_code, "failures": failures}
     write_atomic(folder / FAILED, json.dumps(content) + "\n")
     return failures
 
 
 def read_failure(folder: Path) -> tuple[str, int]:
-    """The last error of a run that failed, and how often it did."""
-    content = read_json(folder / FAILED)
+    """The last error of a run that failed, and how often it did; '' and 0 for one that has not, or is forgiven."""
+    try:
+        content = read_json(folder / FAILED)
+    except UserError:
+        if (folder / FAILED).exists():
+            raise
+        return "", 0
     return str(content.get("error", "")), int(content.get("failures", 1))
 
 

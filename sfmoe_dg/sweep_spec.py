@@ -77,6 +77,10 @@ def read_spec(path: str | Path) -> SweepSpec:
         raise UserError(f"sweep file {path} is not UTF-8 text ({error.reason}); save it as such") from None
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"sweep file {path} is not valid TOML: {error}") from None
+    except RecursionError:
+        raise UserError(f"sweep file {path} is nested too deep; a study has lists of lists and no more") from None
+    except ValueError:  # what Python reads ends at 4300 digits
+        raise UserError(f"sweep file {path} has a number of too many digits; write a smaller one") from None
     values.setdefault("name", path.stem)
     return make_spec(values, str(path))
 

@@ -21,10 +21,10 @@ from sfmoe_dg.lease import Lease, Owner, acquire, refuse_living_owner
 from sfmoe_dg.prepare import Execution, Setup, describe, prepare
 from sfmoe_dg.progress import Progress, write_progress
 from sfmoe_dg.records import RESULTS, append_record, make_folder, write_atomic
-from sfmoe_dg.resume import CHECKPOINT_FILE, Position, Random, load_state, remove_leftovers, save_state
+from sfmoe_dg.resume import Position, Random, load_state, remove_leftovers, save_state
 from sfmoe_dg.run import RunSpec
 from sfmoe_dg.seen import Seen
-from sfmoe_dg.sweep import FAILED
+from sfmoe_dg.sweep import CHECKPOINT, FAILED
 
 PROGRESS_SECONDS = 10.0
 
@@ -137,7 +137,7 @@ def _held(folder: Path, world: World, reporter: Reporter) -> Iterator[Lease | No
 def _empty(folder: Path, lease: Lease) -> bool:
     """Delete what a run has written before its first record; False, and nothing is touched, if there is more."""
     entries = [path for path in folder.iterdir() if path != lease.path]
-    has_more = any(path.is_dir() or path.name in (RESULTS, CHECKPOINT_FILE, "done") for path in entries)
+    has_more = any(path.is_dir() or path.name in (RESULTS, CHECKPOINT, "done") for path in entries)
     if has_more or not lease.holds():
         return False
     for path in entries:
@@ -167,6 +167,7 @@ class _Training:
         self.first_step = position.step + 1
         if position.due:
             self._evaluate(position.step, Random.now(self.setup.device), dict(position.record))
+            self.begun = time.monotonic()  # it belongs to a step of the start before
         self._train_steps(position.step + 1)
         self._finish()
 
@@ -272,10 +273,10 @@ class _Training:
 
     def _note_progress(self, step: int) -> None:
         """For ``sfmoe-dg status``: how far the run is, and how fast it goes, evaluations included."""
-        if not self.leads:
+        passed = step + 1 - self.first_step
+        if not self.leads or not passed:
             return
         self.last_progress = time.monotonic()
-        passed = max(1, step + 1 - self.first_step)
         write_progress(self.folder, Progress(step, self.setup.steps, (self.last_progress - self.begun) / passed))
 
     def _finish(self) -> None:
@@ -286,7 +287,7 @@ class _Training:
         if not self.leads:
             return
         write_atomic(folder / "done", "done")
-        for name in (CHECKPOINT_FILE, FAILED):
+        for name in (CHECKPOINT, FAILED):
             (folder / name).unlink(missing_ok=True)
 
     def _record(self, step: int, measured: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from wrong_things import images
 
 from sfmoe_dg.cli import COMMANDS, main
 from sfmoe_dg.launch.pool import last_line
@@ -134,6 +135,20 @@ def test_a_dry_run_of_one_run_says_what_it_would_be_and_writes_nothing(tmp_path,
     shown = capsys.readouterr().out
     assert "batch_size: 4" in shown
     assert shown.endswith("5 steps, 3 evaluations; nothing was trained or written\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_says_that_it_fills_the_image_cache(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images()(tmp_path)
+    words = ["train", "--dataset", "ImageFolder", "--data_dir", "data", "--steps", "1", "--num_workers", "0"]
+    words += ["--hparams", '{"batch_size": 2, "backbone": "test_vit", "pretrained": false}', "--device", "cpu"]
+    words += ["--images", "cached", "--cache_dir", "cache", "--dry_run"]
+    assert main([*words, "--output_dir", "run"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("images from the cache cache; those missing there are decoded first\n")
+    assert shown.endswith("nothing was trained; only the image cache was filled\n")
+    assert any((tmp_path / "cache").iterdir())
     assert not (tmp_path / "run").exists()
 
 

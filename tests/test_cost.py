@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from record_makers import make_record
 from study_makers import begin, make_done, make_failed, make_study
 
 from sfmoe_dg.cli import main
@@ -61,8 +62,10 @@ def test_a_kind_that_was_never_timed_takes_the_median_of_all_and_says_so(tmp_pat
 def test_records_without_progress_give_the_step_time_alone(tmp_path):
     runs = make_study(tmp_path, {"steps": 10})
     folder = make_done(tmp_path, runs[0])
-    lines = [json.dumps({"step": i, "step_time": seconds}) for i, seconds in enumerate((9.0, 0.36, 0.36))]
-    (folder / "results.jsonl").write_text("\n".join([*lines, '{"step": 3, "ste']))
+    lines = [json.dumps(make_record(i) | {"step_time": seconds}) for i, seconds in enumerate((9.0, 0.36, 0.36))]
+    # One that is broken in the middle, one without a time, and a killed run's last one.
+    lines = [lines[0], "{", json.dumps(make_record(1)), *lines[1:], '{"step": 3, "ste']
+    (folder / "results.jsonl").write_text("\n".join(lines))
     cost = estimate(status(runs, tmp_path))
     assert cost.hours == pytest.approx(39 * 10 * 0.36 / 3600)
     assert "1 of them without their evaluations" in cost.measured

@@ -101,6 +101,11 @@ def test_a_whole_examination_of_this_machine(tmp_path, capsys, monkeypatch):
 # ------------------------------------------------------------------------------------------------------- machine
 
 
+def test_all_that_wait_for_torch_are_given_the_same_time():
+    seconds = {probe.topic: probe.seconds for probe in machine.probes()}
+    assert seconds["cpu"] == seconds["devices"] > seconds["python"]
+
+
 def test_releases_are_compared_by_number():
     assert machine._numbers("2.9.1+cu126") == (2, 9, 1) < machine._numbers("2.11.0.dev1") == (2, 11, 0)
     assert machine._numbers("") == () < machine._numbers("0.1")
@@ -307,6 +312,10 @@ def test_a_data_set_that_is_absent_is_named_once_and_one_that_cannot_be_read_is_
     (found,) = datasets.whole(tmp_path, recipe)
     assert found.level is Level.PROBLEM
     assert "metadata.csv is missing" in found.text
+    (tmp_path / "camelyon17_v1.0/metadata.csv").write_text("patient,node\n1,2\n")
+    (found,) = datasets.whole(tmp_path, recipe)
+    assert found.level is Level.PROBLEM
+    assert "camelyon17_v1.0 is damaged (KeyError('x_coord')); build WILDSCamelyon again" in found.text
     assert levels(datasets.absent(tmp_path / "nowhere")) == [Level.PROBLEM]
 
 

@@ -14,7 +14,7 @@ import sfmoe_dg
 
 PACKAGE = Path(sfmoe_dg.__file__).parent
 ROWS = """
-errors registry arguments seeds durations slurm_queue hparams host_buffers host_memory
+errors registry arguments seeds durations cores slurm_queue hparams host_buffers host_memory
 run record_lines columns records record_folders progress lease
 distributed data weight_average models algorithms
 launch_settings compat plugins

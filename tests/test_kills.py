@@ -20,7 +20,8 @@ import sfmoe_dg.cli.stop_signals  # noqa: F401 (imported before forking)
 from sfmoe_dg import records as records_module
 from sfmoe_dg.cli import main
 from sfmoe_dg.lease import current
-from sfmoe_dg.resume import CHECKPOINT_FILE, Random
+from sfmoe_dg.resume import Random
+from sfmoe_dg.sweep import CHECKPOINT
 
 ROUNDS = int(os.environ.get("SFMOE_DG_KILL_ROUNDS", "2"))
 FORK = multiprocessing.get_context("fork")
@@ -163,7 +164,7 @@ def test_killed_while_a_checkpoint_is_written(tmp_path, whole_runs, monkeypatch)
     assert process.exitcode == -signal.SIGKILL
     monkeypatch.undo()
     assert list(folder.glob(".checkpoint.pt.*.tmp"))
-    saved = torch.load(folder / CHECKPOINT_FILE, weights_only=True)
+    saved = torch.load(folder / CHECKPOINT, weights_only=True)
     assert saved["position"]["step"] == 0
     finish(folder, algorithm, hparams)
     assert "goes on after step 0" in (folder / "out.txt").read_text()
@@ -208,7 +209,7 @@ def test_a_stopped_run_waits_to_be_killed(tmp_path, monkeypatch, under_slurm):
         monkeypatch.setenv("SLURM_JOB_ID", "1")
     folder = tmp_path / "run"
     process = start(folder, "ERM", {"batch_size": 4})
-    wait_for((folder / CHECKPOINT_FILE).exists)
+    wait_for((folder / CHECKPOINT).exists)
     os.kill(process.pid, signal.SIGTERM)
     wait_for(lambda: "all of it saved" in folder.with_suffix(".log").read_text())
     assert current(folder) is None
@@ -218,7 +219,9 @@ def test_a_stopped_run_waits_to_be_killed(tmp_path, monkeypatch, under_slurm):
         os.kill(process.pid, signal.SIGTERM)  # Slurm signals more than once
         time.sleep(0.5)
         assert process.is_alive()
-        process.kill()
+        os.kill(process.pid, signal.SIGINT)  # which `sfmoe-dg cancel` sends
+        process.join(10)
+        assert process.exitcode == -signal.SIGINT
     else:
         process.join(60)
         assert process.exitcode == 128 + signal.SIGTERM
@@ -229,7 +232,7 @@ def test_ctrl_c_saves_and_ends_at_once(tmp_path, whole_runs):
     whole, _ = whole_runs(algorithm, hparams)
     folder = tmp_path / "run"
     process = start(folder, algorithm, hparams)
-    wait_for((folder / CHECKPOINT_FILE).exists)
+    wait_for((folder / CHECKPOINT).exists)
     os.kill(process.pid, signal.SIGINT)
     process.join(30)
     assert process.exitcode == 130

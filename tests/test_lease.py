@@ -1,11 +1,13 @@
 """Who owns a run: one owner at a time, dead ones replaced, and no clock compared with another."""
 
+import errno
 import json
 import multiprocessing
 import os
 import signal
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +39,13 @@ def write_lease(folder, owner, number=1):
     path = folder / f"lease.{number}.json"
     path.write_text(json.dumps(asdict(owner)))
     return path
+
+
+def wait_for(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert condition()
 
 
 def test_a_folder_has_one_owner_until_it_is_released(tmp_path):
@@ -143,10 +152,44 @@ def test_a_lease_that_is_being_written_may_live(tmp_path):
 def test_the_heart_beats(tmp_path):
     with acquire(tmp_path, heartbeat=0.05) as held:
         os.utime(held.path, (0, 0))
-        deadline = time.monotonic() + 20
-        while held.path.stat().st_mtime == 0 and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert held.path.stat().st_mtime > 0
+        wait_for(lambda: held.path.stat().st_mtime > 0)
+
+
+def test_the_heart_outlives_a_file_server_that_does_not_answer_for_a_while(tmp_path, monkeypatch):
+    answer, refused = Path.read_bytes, []
+
+    def read_bytes(path):
+        if len(refused) < 3:
+            refused.append(path)
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return answer(path)
+
+    with acquire(tmp_path, heartbeat=0.05) as held:
+        monkeypatch.setattr(Path, "read_bytes", read_bytes)
+        wait_for(lambda: refused == [held.path] * 3)
+        os.utime(held.path, (0, 0))
+        wait_for(lambda: held.path.stat().st_mtime > 0)
+
+
+def test_what_cannot_be_read_was_not_taken_over(tmp_path, monkeypatch):
+    def read_bytes(path):
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    with acquire(tmp_path, heartbeat=HOUR) as held:
+        monkeypatch.setattr(Path, "read_bytes", read_bytes)
+        with pytest.raises(OSError, match="Input/output error"):
+            held.check()
+        monkeypatch.undo()
+        held.check()
+
+
+def test_a_folder_that_was_deleted_is_lost(tmp_path):
+    held = acquire(tmp_path / "run", heartbeat=HOUR)
+    held.path.unlink()
+    held.path.parent.rmdir()
+    with pytest.raises(LeaseLost, match="was taken over by another process"):
+        held.check()
+    held.release()
 
 
 def _race(folder, start, wins, patience):
@@ -221,11 +264,12 @@ class FakeSlurm:
 
     def __init__(self, monkeypatch, lines):
         self.lines, self.asked = lines, 0
+        self.config = ["Configuration data as of today", "ClusterName             = mini"]
         monkeypatch.setattr(slurm_queue, "_ask", self._answer)
 
     def _answer(self, command):
         if command[0] == "scontrol":
-            return ["Configuration data as of today", "ClusterName             = mini"]
+            return self.config
         self.asked += 1
         return self.lines
 
@@ -267,3 +311,45 @@ def test_the_queue_is_asked_once_for_many(monkeypatch):
     now[0] = 11
     queue.state("1@mini")
     assert slurm.asked == 2
+
+
+def test_who_is_dead_by_an_old_look_is_looked_up_again(monkeypatch):
+    """A job that begins after a look, or begins again, may hold a lease; one that ran then may be believed."""
+    slurm, now = FakeSlurm(monkeypatch, ["1 RUNNING", "2 PENDING"]), [0.0]
+    queue = SlurmQueue(clock=lambda: now[0])
+    assert queue.state("1@mini") == "RUNNING"
+    slurm.lines = ["2 RUNNING", "3 RUNNING"]
+    now[0] = 5
+    assert queue.state("1@mini") == "RUNNING"
+    assert slurm.asked == 1
+    assert [queue.state(f"{job}@mini") for job in (2, 3, 1)] == ["RUNNING", "RUNNING", ""]
+    assert slurm.asked == 2
+
+
+def test_a_slow_answer_is_not_out_of_date_at_once(monkeypatch):
+    slurm, now = FakeSlurm(monkeypatch, []), [0.0]
+
+    def slowly(command):
+        now[0] += 30
+        return slurm._answer(command)
+
+    monkeypatch.setattr(slurm_queue, "_ask", slowly)
+    queue = SlurmQueue(clock=lambda: now[0])
+    assert [queue.state(f"{job}@mini") for job in (1, 2, 3)] == ["", "", ""]
+    assert slurm.asked == 1
+
+
+def test_a_controller_that_answers_late_is_heard(monkeypatch):
+    slurm, now = FakeSlurm(monkeypatch, ["1 RUNNING"]), [0.0]
+    config, slurm.config = slurm.config, None
+    queue = SlurmQueue(clock=lambda: now[0])
+    assert queue.state("1@mini") is None
+    slurm.config, now[0] = config, 11
+    assert queue.state("1@mini") == "RUNNING"
+
+
+def test_waiting_for_an_owner_under_slurm_asks_the_queue_once(tmp_path, monkeypatch):
+    slurm = FakeSlurm(monkeypatch, ["7 RUNNING"])
+    write_lease(tmp_path / "run", elsewhere(slurm_job="7@mini"))
+    with acquire(tmp_path / "run", patience=0.5):
+        assert slurm.asked == 1

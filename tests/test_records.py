@@ -10,15 +10,8 @@ import pytest
 from record_makers import make_record, write_run
 
 from sfmoe_dg.errors import UserError
-from sfmoe_dg.records import (
-    append_record,
-    atomic_file,
-    dataset_label,
-    load_records,
-    options_label,
-    read_json,
-    write_atomic,
-)
+from sfmoe_dg.record_lines import dataset_label, options_label
+from sfmoe_dg.records import append_record, atomic_file, load_records, read_json, write_atomic
 
 
 def test_folders_are_read_in_the_order_of_their_names(tmp_path):

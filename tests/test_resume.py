@@ -3,6 +3,7 @@ not interrupted. ``tests/test_kills.py`` does the same to real processes with re
 
 import json
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,12 +11,15 @@ import torch
 from PIL import Image
 
 import sfmoe_dg
+import sfmoe_dg.train as training
 from sfmoe_dg.algorithms import ALGORITHMS
 from sfmoe_dg.checkpoint import load_model
 from sfmoe_dg.errors import UserError
+from sfmoe_dg.evaluate import evaluate
 from sfmoe_dg.prepare import Execution, prepare
-from sfmoe_dg.resume import CHECKPOINT_FILE, Random, capture, restore
+from sfmoe_dg.resume import Random, capture, restore
 from sfmoe_dg.run import Options, RunSpec
+from sfmoe_dg.sweep import CHECKPOINT
 from sfmoe_dg.train import Stopped, StopRequest, train
 
 CPU = Execution(device="cpu", num_workers=0)
@@ -226,11 +230,35 @@ def test_a_stopped_run_says_where_it_goes_on(tmp_path):
     folder = stopped_run(tmp_path, spec_of("ERM"))
     assert not list(folder.glob("lease*"))
     assert json.loads((folder / "progress.json").read_text())["steps"] == 5
-    step = torch.load(folder / CHECKPOINT_FILE, weights_only=True)["position"]["step"]
+    step = torch.load(folder / CHECKPOINT, weights_only=True)["position"]["step"]
     assert 0 < step < 4
     listener = Listener()
     train(spec_of("ERM"), folder, CPU, reporter=listener)
     assert (listener.step, listener.notice) == (step + 1, f"goes on after step {step}")
+
+
+def test_an_evaluation_that_was_due_is_no_step(tmp_path, monkeypatch):
+    """It belongs to a step of the start before: a speed is not known before the first step, nor slowed by it later."""
+    folder = tmp_path / "run"
+    spec = spec_of("ERM", checkpoint_freq=5)
+    with pytest.raises(Stopped):  # in the evaluation after step 0
+        train(spec, folder, CPU, stop=StopAfter(2))
+    now, noted = [0.0], []
+
+    def evaluate_for_an_hour(*args, **kwargs):
+        now[0] += 3600
+        return evaluate(*args, **kwargs)
+
+    def note(folder, progress):
+        noted.append((progress.step, progress.seconds_per_step))
+
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: now[0], time=lambda: now[0]))
+    monkeypatch.setattr(training, "evaluate", evaluate_for_an_hour)
+    monkeypatch.setattr(training, "write_progress", note)
+    train(spec, folder, CPU)
+    # Steps 1 to 4 take no time, and then the last evaluation takes an hour: 3600 s / 4.
+    assert noted[-1] == (4, 900)
+    assert [step for step, _ in noted if step < 1] == []
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
@@ -241,15 +269,18 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         train(spec_of("ERM", steps=9), folder, CPU)
 
 
-@pytest.mark.parametrize("damage", ["cut", "garbage", "records lost"])
+@pytest.mark.parametrize("damage", ["cut", "garbage", "another version", "records lost"])
 def test_a_checkpoint_that_cannot_be_used_is_said_and_the_run_begins_anew(tmp_path, damage):
     train(spec_of("ERM"), tmp_path / "whole", CPU)
     folder = stopped_run(tmp_path, spec_of("ERM"))
-    path = folder / CHECKPOINT_FILE
+    path = folder / CHECKPOINT
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:-1000])
     elif damage == "garbage":
         path.write_bytes(b"no checkpoint")
+    elif damage == "another version":
+        # Whose run and position look familiar, and whose algorithm does not.
+        torch.save(torch.load(path, weights_only=True) | {"format": 0, "algorithm": {}}, path)
     else:
         (folder / "results.jsonl").write_text("")
     listener = Listener()

@@ -95,6 +95,15 @@ def test_flags_and_spec_are_inverse(envs, seed, steps, split, hparams, per_trial
     assert make_spec(parser.parse_args(run.flags())) == run
 
 
+def test_a_record_gives_its_run_back_and_one_of_another_program_is_refused_by_name():
+    run = RunSpec(steps=5, options=Options(split="identity"))
+    record = {"args": run.args("somewhere"), "options": run.options.changed()}
+    assert RunSpec.from_record(record) == run
+    record["args"] |= {"wandb": True, "freeze_bn": 1}
+    with pytest.raises(UserError, match=r"no run of sfmoe-dg has \(freeze_bn, wandb\): a changed DomainBed wrote it"):
+        RunSpec.from_record(record)
+
+
 @pytest.mark.parametrize(
     ("run", "message"),
     [

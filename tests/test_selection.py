@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from record_makers import make_record
 
 from sfmoe_dg.columns import blocks_of
+from sfmoe_dg.record_lines import num_domains
 from sfmoe_dg.selection import (
     SELECTION_METHODS,
     Choice,
     GroupKey,
     group_records,
     leave_one_domain_out,
-    num_domains,
     oracle,
     rank,
     select,

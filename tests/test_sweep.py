@@ -1,13 +1,25 @@
 """TOML studies are checked; plans have upstream's order; states are read from the folders."""
 
 import json
+import os
+import shutil
 from dataclasses import asdict, replace
 
 import pytest
 
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.lease import acquire, this_process
-from sfmoe_dg.sweep import State, env_combinations, load_plans, plan, record_failure, save_plan, status
+from sfmoe_dg.sweep import (
+    FAILED,
+    State,
+    env_combinations,
+    load_plans,
+    plan,
+    read_failure,
+    record_failure,
+    save_plan,
+    status,
+)
 from sfmoe_dg.sweep_spec import check_hparams, make_spec, read_spec
 
 SMALL = {"name": "small", "datasets": ["StyledDigits"], "algorithms": ["ERM"], "n_trials": 1, "n_hparams": 1}
@@ -134,6 +146,72 @@ def test_a_run_that_failed_three_times_stays_failed(tmp_path):
     record_failure(folder, "and again", -9)
     state = status(runs, tmp_path)[0]
     assert (state.state, state.failures, state.error, state.is_to_do) == (State.FAILED, 3, "and again", False)
+
+
+def test_a_run_that_vanishes_while_it_is_looked_at_is_waiting(tmp_path, monkeypatch):
+    runs = plan(make_spec(SMALL, "test"), None)
+    folder = tmp_path / runs[0].run_id
+    folder.mkdir()
+    (folder / "results.jsonl").write_text("")
+    listdir = os.listdir
+
+    def listdir_and_delete(path):
+        names = listdir(path)
+        if path == tmp_path:
+            shutil.rmtree(folder)
+        return names
+
+    monkeypatch.setattr(os, "listdir", listdir_and_delete)
+    assert status(runs, tmp_path)[0].state is State.WAITING
+
+
+def test_a_failure_that_is_forgiven_while_it_is_looked_at_is_none(tmp_path, monkeypatch):
+    runs = plan(make_spec(SMALL, "test"), None)
+    folder = tmp_path / runs[0].run_id
+    folder.mkdir()
+    assert read_failure(folder) == ("", 0)
+    record_failure(folder, "out of luck", 1)
+    listdir = os.listdir
+
+    def listdir_and_forgive(path):
+        names = listdir(path)
+        if path == folder:
+            (folder / FAILED).unlink()
+        return names
+
+    monkeypatch.setattr(os, "listdir", listdir_and_forgive)
+    state = status(runs, tmp_path)[0]
+    assert (state.state, state.error, state.failures) == (State.LOST, "", 0)
+
+
+def test_a_failure_that_cannot_be_read_is_said(tmp_path):
+    (tmp_path / FAILED).write_text("{")
+    with pytest.raises(UserError, match=r"failed\.json is not valid JSON"):
+        read_failure(tmp_path)
+
+
+def test_another_study_of_the_same_name_does_not_hide_runs_that_have_begun(tmp_path):
+    first, second = (make_spec(SMALL | {"steps": steps}, "test") for steps in (100, 200))
+    mistake = make_spec(SMALL | {"steps": 1}, "test")
+    own = save_plan(mistake, None, tmp_path)
+    assert save_plan(first, None, tmp_path) == own
+    assert load_plans(tmp_path) == plan(first, None)
+    (tmp_path / plan(first, None)[3].run_id).mkdir()
+    other = save_plan(second, None, tmp_path)
+    assert other.name.startswith("sweep-small-")
+    everything = {run.run_id for run in [*plan(first, None), *plan(second, None)]}
+    assert [run.run_id in everything for run in load_plans(tmp_path)] == [True] * 20  # twice ten test sets
+    # Either of them once more, or more draws of the first: no further file, and no run twice.
+    assert save_plan(second, None, tmp_path) == other
+    assert save_plan(first, None, tmp_path) == own
+    assert save_plan(replace(first, n_hparams=2), None, tmp_path) == own
+    assert len({run.run_id for run in load_plans(tmp_path)}) == len(load_plans(tmp_path)) == 30
+
+
+def test_a_queued_run_is_not_hidden_either(tmp_path):
+    first, second = (make_spec(SMALL | {"steps": steps}, "test") for steps in (100, 200))
+    own = save_plan(first, None, tmp_path)
+    assert save_plan(second, None, tmp_path, queued={plan(first, None)[0].run_id}) != own
 
 
 def test_a_saved_plan_is_read_back(tmp_path):

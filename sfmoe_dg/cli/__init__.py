@@ -73,7 +73,7 @@ EXAMPLE = """example:
 exit codes:
   0    done
   1    something failed or is missing: runs of a sweep, an analysis, a plug-in, a check
-  2    bad input, said in one sentence; nothing was begun
+  2    bad input, or a disk or file that fails; said in one sentence
   75   another process trains this run
   130  interrupted by Ctrl-C; a run has saved, and the same command goes on
   140  ended by SIGUSR2, after saving

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sfmoe_dg.record_folders import usable_cores
+    from sfmoe_dg.cores import usable_cores
     from sfmoe_dg.report import collect
 
     if args.save:
@@ -53,7 +53,8 @@ def tell(problems: Sequence[str]) -> None:
 
 def save_tables(input_dir: Path) -> list[Path]:
     """Every format of the tables, written into the folder of the runs; returns the paths."""
-    from sfmoe_dg.record_folders import load_runs, usable_cores
+    from sfmoe_dg.cores import usable_cores
+    from sfmoe_dg.record_folders import load_runs
     from sfmoe_dg.records import write_atomic
     from sfmoe_dg.report import FORMATS
 

@@ -9,7 +9,7 @@ from sfmoe_dg.errors import UserError
 from sfmoe_dg.launch_settings import LaunchSettings, check_value, make_launch
 
 _HERE = {
-    "jobs": ("N", "runs at a time"),
+    "jobs": ("N", "runs at a time; with GPUs, --parallel_per_gpu says so instead"),
     "threads": ("N", "CPU threads of a run; default: the cores divided among the runs side by side"),
     "device": ("NAME", "auto, cpu, cuda, cuda:N or mps"),
     "gpus": ("N", "GPUs to use (slurm: of one task); every run gets one"),
@@ -50,6 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cluster.add_argument("--wait", action="store_true", default=None, help="stay until all is done, then print tables")
 
 
+def _option_of_sbatch(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    if not name or not value:
+        raise UserError(f"--sbatch is {text!r}; it must be NAME=VALUE, such as exclude=node7")
+    return name.lstrip("-"), value
+
+
 def override(settings: LaunchSettings, args: argparse.Namespace) -> LaunchSettings:
     """The study's settings, with those that were given as flags.
 
@@ -63,8 +70,5 @@ def override(settings: LaunchSettings, args: argparse.Namespace) -> LaunchSettin
             given[name] = int(value) if name == "time" and value.isdecimal() else value
             check_value(f"--{name}", name, given[name])
     if args.sbatch:
-        pairs = [text.partition("=") for text in args.sbatch]
-        if not all(name and value for name, _, value in pairs):
-            raise UserError(f"--sbatch is {args.sbatch[-1]!r}; it must be NAME=VALUE, such as exclude=node7")
-        given["sbatch"] = dict(settings.sbatch) | {name.lstrip("-"): value for name, _, value in pairs}
+        given["sbatch"] = dict(settings.sbatch) | dict(map(_option_of_sbatch, args.sbatch))
     return make_launch(vars(settings) | given, "the flags")

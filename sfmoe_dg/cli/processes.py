@@ -11,11 +11,14 @@ from sfmoe_dg.prepare import Setup, pick_device
 from sfmoe_dg.train import Quiet, Stopped
 
 
+def by_torchrun() -> bool:
+    """Whether torchrun, or what sets the same variables, has started this process."""
+    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+
+
 def launched() -> World:
     """What torchrun says in the environment; a process on its own where it says nothing."""
-    if not all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")):
-        return World()
-    return World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    return World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if by_torchrun() else World()
 
 
 class Follower(Quiet):

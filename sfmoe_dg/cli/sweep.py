@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sfmoe_dg.launch import LAUNCHERS, Study
+    from sfmoe_dg.launch import LAUNCHERS, Study, queued_runs
     from sfmoe_dg.launch.commands import Commands
     from sfmoe_dg.launch.sweeps import registered
     from sfmoe_dg.loggers import check_loggers
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         Commands().launch(study, settings, _Progress())
         return 0
     make_folder(output_dir)
-    save_plan(spec, args.data_dir, output_dir)
+    save_plan(spec, args.data_dir, output_dir, queued_runs(output_dir))
     states = study.states()
     to_do = sum(state.is_to_do for state in states)
     progress = _Progress(to_do, only_commands=args.launcher == "commands")

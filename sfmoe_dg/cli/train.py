@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sfmoe_dg.cli.console import ConsoleReporter, describe_run
 from sfmoe_dg.errors import UserError
-from sfmoe_dg.run import OPTION_CHOICES, TASKS, Options, RunSpec
+from sfmoe_dg.run import OPTION_CHOICES, PARALLEL_MODES, TASKS, Options, RunSpec
 
 if TYPE_CHECKING:
     from sfmoe_dg.cli.stop_signals import StopSignals
@@ -53,28 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--skip_model_save", action="store_true", help="keep the records only")
     run.add_argument("--save_model_every_checkpoint", action="store_true", help="keep a model of every evaluation")
     _add_options(parser)
-    execution = parser.add_argument_group("execution (changes no record)")
-    execution.add_argument("--dry_run", action="store_true", help="check everything, say what would be trained")
-    execution.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    execution.add_argument("--num_workers", type=int, help="loader processes, shared by all domains")
-    execution.add_argument(
-        "--cache_dir", metavar="DIR", help=f"for --images cached; default: ${CACHE_VARIABLE}, or ~/.cache/sfmoe_dg"
-    )
-    execution.add_argument(
-        "--checkpoint_minutes",
-        type=float,
-        default=10,
-        metavar="M",
-        help="save what is needed to go on at least every M minutes, besides every evaluation (default: 10)",
-    )
-    execution.add_argument("--log", nargs="+", default=[], metavar="NAME", help="records also to: tensorboard, wandb")
-    execution.add_argument(
-        "--parallel",
-        default="ddp",
-        choices=("ddp", "fsdp", "expert"),
-        help="how processes started by torchrun share the run; see docs/distributed.md",
-    )
-    execution.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="module or .py to import")
+    _add_execution(parser)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -114,6 +93,31 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--hparams_per_trial", default="true", choices=("true", "false"), help="false: one draw for all trials"
     )
+
+
+def _add_execution(parser: argparse.ArgumentParser) -> None:
+    execution = parser.add_argument_group("execution (changes no record)")
+    execution.add_argument("--dry_run", action="store_true", help="check everything, say what would be trained")
+    execution.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    execution.add_argument("--num_workers", type=int, help="loader processes, shared by all domains")
+    execution.add_argument(
+        "--cache_dir", metavar="DIR", help=f"for --images cached; default: ${CACHE_VARIABLE}, or ~/.cache/sfmoe_dg"
+    )
+    execution.add_argument(
+        "--checkpoint_minutes",
+        type=float,
+        default=10,
+        metavar="M",
+        help="save what is needed to go on at least every M minutes, besides every evaluation (default: 10)",
+    )
+    execution.add_argument("--log", nargs="+", default=[], metavar="NAME", help="records also to: tensorboard, wandb")
+    execution.add_argument(
+        "--parallel",
+        default="ddp",
+        choices=PARALLEL_MODES,
+        help="how processes started by torchrun share the run; see docs/distributed.md",
+    )
+    execution.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="module or .py to import")
 
 
 def make_spec(args: argparse.Namespace) -> RunSpec:
@@ -183,12 +187,14 @@ def _speaker() -> Callable[[str], None]:
 
 
 def _train(args: argparse.Namespace, signals: StopSignals) -> int:
-    from sfmoe_dg.cli.processes import launched, together
+    from sfmoe_dg.cli.processes import by_torchrun, launched, together
     from sfmoe_dg.host_memory import keep_freed_memory
     from sfmoe_dg.prepare import Execution, pick_device
     from sfmoe_dg.train import train
 
     world, say, spec = launched(), _speaker(), make_spec(args)
+    if args.parallel != "ddp" and not by_torchrun():
+        raise UserError(f"--parallel {args.parallel} is how processes share a run, and this is one; use torchrun")
     with together(world, args.device) as device, _reporter(args, world, signals.defer) as reporter:
         # Whoever has set one of the C library's own variables has decided otherwise.
         if pick_device(device).type == "cpu" and not any(name.startswith("MALLOC_") for name in os.environ):
@@ -201,17 +207,17 @@ def _train(args: argparse.Namespace, signals: StopSignals) -> int:
             world=world,
             parallel=args.parallel,
         )
-        if args.dry_run:
-            return _show(spec, execution, say)
         if args.images == "cached":
             say(f"images from the cache {execution.cache_dir}; those missing there are decoded first")
+        if args.dry_run:
+            return _show(spec, execution, say)
         train(spec, args.output_dir, execution, reporter, signals)
     say(f"done: {args.output_dir}")
     return 0
 
 
 def _show(spec: RunSpec, execution: Execution, say: Callable[[str], None]) -> int:
-    """Check the run as training would, say what it is, and write nothing."""
+    """Check the run as training would, say what it is, and write nothing but the image cache."""
     from sfmoe_dg.prepare import prepare
 
     setup = prepare(spec, execution)
@@ -219,7 +225,8 @@ def _show(spec: RunSpec, execution: Execution, say: Callable[[str], None]) -> in
     for line in describe_run(setup)[:-1]:
         say(line)
     evaluations = len(set(range(0, setup.steps, setup.checkpoint_freq)) | {setup.steps - 1})
-    say(f"{setup.steps} steps, {evaluations} evaluations; nothing was trained or written")
+    written = "; only the image cache was filled" if spec.options.images == "cached" else " or written"
+    say(f"{setup.steps} steps, {evaluations} evaluations; nothing was trained{written}")
     return 0
 
 

@@ -53,7 +53,8 @@ def adapt(name: str) -> type[Algorithm]:
             # The number of steps, which only the refused cosine schedule asks for, is not known here.
             self.schedule(self._updates, 0)
             self._updates += 1
-            values = super().update([(self._normalized(x), y) for x, y in minibatches], unlabeled)
+            others = None if unlabeled is None else [self._normalized(x) for x in unlabeled]
+            values = super().update([(self._normalized(x), y) for x, y in minibatches], others)
             return {name: float(value) for name, value in values.items()}
 
         def predict(self, x: Tensor) -> Tensor:

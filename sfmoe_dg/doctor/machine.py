@@ -13,8 +13,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
 from sfmoe_dg import __version__
+from sfmoe_dg.cores import usable_cores
 from sfmoe_dg.doctor import Finding, Probe, ok, problem, warning
-from sfmoe_dg.launch.pool import available_cores
 
 OLDEST_PYTHON = (3, 10)
 DISTRIBUTION = "sfmoe-dg"
@@ -29,7 +29,7 @@ def probes() -> list[Probe]:
         Probe("python", python),
         Probe("packages", packages),
         Probe("devices", devices, seconds=60.0, late=late),
-        Probe("cpu", cpu),
+        Probe("cpu", cpu, seconds=60.0),  # as long: it waits for the same torch
     ]
 
 
@@ -143,7 +143,7 @@ def nvidia_driver() -> str:
 
 
 def cpu() -> Iterator[Finding]:
-    usable, all_of_them = available_cores(), os.cpu_count() or 1
+    usable, all_of_them = usable_cores(), os.cpu_count() or 1
     text = f"{usable} of {all_of_them} cores may be used"
     try:
         import torch

@@ -16,6 +16,7 @@ from sfmoe_dg.launch_settings import LaunchSettings
 from sfmoe_dg.lease import Watch, current, is_owned
 from sfmoe_dg.registry import BrokenPlugin, Registry
 from sfmoe_dg.run import RunSpec
+from sfmoe_dg.slurm_queue import SlurmQueue
 from sfmoe_dg.sweep import RunStatus, State, status
 
 
@@ -37,6 +38,7 @@ class Study:
     runs: Sequence[RunSpec]
     command: Callable[[RunSpec, Path], tuple[str, ...]]
     watch: Watch = field(default_factory=Watch)
+    queue: SlurmQueue = field(default_factory=SlurmQueue)
 
     def states(self) -> list[RunStatus]:
         """What became of every run, looked up now.
@@ -44,7 +46,7 @@ class Study:
         A run whose owner lives where nobody can ask counts as running until its heartbeat has been seen to stop.
         """
         queued = queued_runs(self.output_dir)
-        states = status(self.runs, self.output_dir, queued)
+        states = status(self.runs, self.output_dir, queued, self.queue)
         return [
             replace(state, state=State.LOST)
             if state.state is State.RUNNING and not self.is_owned(state.folder)
@@ -55,7 +57,7 @@ class Study:
     def is_owned(self, folder: Path) -> bool:
         """Whether a folder's owner lives, or may live as far as this process has been able to watch."""
         lease = current(folder)
-        return lease is not None and is_owned(lease) and not self.watch.has_stopped(lease)
+        return lease is not None and is_owned(lease, self.queue) and not self.watch.has_stopped(lease)
 
     def job(self, state: RunStatus) -> Job:
         return Job(str(state.spec), self.command(state.spec, state.folder), state.folder)

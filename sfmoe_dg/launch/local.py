@@ -6,8 +6,9 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
+from sfmoe_dg.cores import usable_cores
 from sfmoe_dg.launch import Listener, Study
-from sfmoe_dg.launch.pool import Pool, available_cores, make_places
+from sfmoe_dg.launch.pool import Pool, make_places
 from sfmoe_dg.launch_settings import LaunchSettings
 from sfmoe_dg.sweep import State
 
@@ -22,8 +23,10 @@ class Local:
 
         Interrupted (Ctrl-C), it lets the running ones save and ends them before it raises KeyboardInterrupt again.
         """
+        if settings.gpus is not None and settings.jobs > 1:
+            listener.say(f"jobs = {settings.jobs} is not used: with gpus, parallel_per_gpu says how many share one")
         count = settings.jobs if settings.gpus is None else settings.side_by_side
-        threads = settings.threads or max(1, available_cores() // count)
+        threads = settings.threads or max(1, usable_cores() // count)
         pool = Pool(make_places(count, threads, settings.gpus), listener.ended, study.is_owned)
         told, tried = False, set[Path]()
         while True:

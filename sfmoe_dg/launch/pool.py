@@ -17,12 +17,11 @@ from pathlib import Path
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.launch import Job
 from sfmoe_dg.lease import current, is_owned
-from sfmoe_dg.sweep import FAILED, MAX_FAILURES, read_failure, record_failure
+from sfmoe_dg.sweep import CHECKPOINT, MAX_FAILURES, read_failure, record_failure
 
 POLL_SECONDS = 0.1
 SAVE_SECONDS = 60.0
 """How long runs may take to save when they are asked to."""
-CHECKPOINT = "checkpoint.pt"
 EXIT_OWNED = 75
 """``sfmoe-dg train`` ends so where another process trains the run."""
 # No fault of the run: it was asked to stop, before or after it had begun to listen.
@@ -93,7 +92,7 @@ class Pool:
         return of_others
 
     def _take(self, job: Job, of_others: list[Job]) -> None:
-        if (job.folder / "done").exists() or _failures(job.folder) >= MAX_FAILURES:
+        if (job.folder / "done").exists() or read_failure(job.folder)[1] >= MAX_FAILURES:
             return
         if self._is_owned(job.folder):
             of_others.append(job)
@@ -175,23 +174,12 @@ def make_places(count: int, threads: int, gpus: int | None) -> list[dict[str, st
     return places
 
 
-def available_cores() -> int:
-    """The cores that this process may use, which in a container or a Slurm job are fewer than the machine's."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _signature(path: Path) -> tuple[int, int] | None:
     try:
         status = path.stat()
     except FileNotFoundError:
         return None
     return status.st_ino, status.st_mtime_ns
-
-
-def _failures(folder: Path) -> int:
-    return read_failure(folder)[1] if (folder / FAILED).exists() else 0
 
 
 def _record_failure(entry: Running) -> str:

@@ -35,14 +35,14 @@ class Slurm:
 
     def launch(self, study: Study, settings: LaunchSettings, listener: Listener) -> bool:
         """Submit what is neither done nor owned nor queued; with ``settings.wait``, stay until all has ended."""
-        from sfmoe_dg.launch.supervision import Supervision, is_open
+        from sfmoe_dg.launch.supervision import Supervision
 
         _check(study, settings)
         if settings.wait:
             Supervision(study, settings, listener).run()
         else:
             submit(study, settings, listener)
-        return not any(is_open(state) for state in study.states())
+        return not any(state.is_open for state in study.states())
 
     def queued(self, output_dir: Path) -> dict[str, str]:
         return jobs_file.queued_runs(output_dir)

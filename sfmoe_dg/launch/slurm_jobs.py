@@ -20,6 +20,7 @@ from typing import Any
 
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.records import read_json, write_atomic
+from sfmoe_dg.slurm_queue import parse_config
 
 FOLDER = "launch"
 NAMES_AT_ONCE = 1000
@@ -99,8 +100,7 @@ def ask(command: Sequence[str]) -> list[str]:
 
 def settings_of_cluster() -> dict[str, str]:
     """``scontrol show config`` as names and values."""
-    pairs = (line.partition("=") for line in ask(["scontrol", "show", "config"]))
-    return {name.strip(): value.strip() for name, _, value in pairs}
+    return parse_config(ask(["scontrol", "show", "config"]))
 
 
 def room_in_queue(cluster: dict[str, str], account: str | None, qos: str | None) -> int:

@@ -21,11 +21,6 @@ FUTILE_ROUNDS = 3
 """How often what came back undone is submitted again while nothing at all gets done."""
 
 
-def is_open(state: RunStatus) -> bool:
-    """Whether something can still become of a run without the user."""
-    return state.is_to_do or state.state in (State.RUNNING, State.QUEUED)
-
-
 class Supervision:
     """Two things end it before all is done: a run that fails three times is given up, and so is a cluster on which
     jobs end without beginning."""
@@ -46,7 +41,7 @@ class Supervision:
         while True:
             states = self._study.states()
             self._show(states)
-            if not any(is_open(state) for state in states):
+            if not any(state.is_open for state in states):
                 return
             if any(state.is_to_do for state in states):
                 self._submit(states)

@@ -16,8 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sfmoe_dg.cores import usable_cores
 from sfmoe_dg.launch import Job
-from sfmoe_dg.launch.pool import POLL_SECONDS, Pool, available_cores, make_places
+from sfmoe_dg.launch.pool import POLL_SECONDS, Pool, make_places
 from sfmoe_dg.records import read_json
 from sfmoe_dg.sweep import record_failure
 
@@ -89,7 +90,7 @@ class Task:
 def _cores() -> int:
     """The cores of this task: what Slurm says, or what this process may use."""
     given = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE")
-    return int(given) if given else available_cores()
+    return int(given) if given else usable_cores()
 
 
 def _log(job: Job, error: str | None, seconds: float) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sfmoe_dg import data
-from sfmoe_dg.algorithms import default_hparams, random_hparams
+from sfmoe_dg.algorithms import ALGORITHMS, default_hparams, random_hparams
 from sfmoe_dg.compat.adapters import adapt, dataset_class, renormalization
 from sfmoe_dg.compat.ours_in_domainbed import add_hparams, new_names
 from sfmoe_dg.compat.runner import CHECKOUT_VARIABLE, SHIM, command, environment
@@ -110,6 +110,22 @@ class TestAdapters:
             algorithm.update(batches, None)
             rates.append(algorithm.optimizer.param_groups[0]["lr"])
         assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
+
+    def test_unlabeled_pictures_are_normalised_like_the_others(self, monkeypatch):
+        seen = []
+
+        def update(self, minibatches, unlabeled=None):
+            seen.append(([x.item() for x, _ in minibatches], unlabeled and [x.item() for x in unlabeled]))
+            return {}
+
+        algorithm = build("ERM", batch_size=1)
+        algorithm._renormalize = torch.tensor(2.0), torch.tensor(1.0)
+        monkeypatch.setattr(ALGORITHMS.load("ERM"), "update", update)
+        batches = [(torch.tensor(10.0), torch.tensor(0))]
+        algorithm.update(batches, [torch.tensor(20.0), torch.tensor(30.0)])
+        algorithm.update(batches)
+        # Twice the value, and one.
+        assert seen == [([21], [41, 61]), ([21], None)]
 
     @pytest.mark.parametrize(
         ("name", "hparams", "sentence"),

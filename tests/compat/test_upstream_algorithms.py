@@ -14,6 +14,7 @@ from sfmoe_dg.algorithms import ALGORITHMS, default_hparams, random_hparams
 from sfmoe_dg.algorithms.base import Precision
 from sfmoe_dg.checkpoint import load_model
 from sfmoe_dg.cli import main
+from sfmoe_dg.compat.checkout import PACKAGE, find_package, open_package
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.hparams import check_overrides
 from sfmoe_dg.plugins import load_plugins
@@ -65,6 +66,16 @@ def test_the_same_checkout_twice_is_once_and_another_is_refused(checkout, tmp_pa
     other = write_checkout(tmp_path / "other")
     with pytest.raises(UserError, match=r"already imported from .*Domain Bed"):
         load_plugins([f"domainbed={other}"])
+
+
+def test_a_package_that_cannot_be_imported_leaves_nothing_behind(checkout):
+    package = find_package(checkout)
+    (package / "__init__.py").write_text("half = 1\n1 / 0\n")
+    with pytest.raises(ZeroDivisionError):
+        open_package(package)
+    assert PACKAGE not in sys.modules
+    (package / "__init__.py").write_text("half, whole = 1, 2  # mended\n")
+    assert open_package(package).whole == 2
 
 
 @pytest.mark.parametrize(

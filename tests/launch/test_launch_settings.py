@@ -61,6 +61,7 @@ def test_settings_are_checked(values, message):
         (["--time", "soon"], "--time is 'soon'; it must be minutes, or"),
         (["--runs_per_task", "0"], "--runs_per_task is 0; it must be at least 1"),
         (["--sbatch", "exclude"], "--sbatch is 'exclude'; it must be NAME=VALUE"),
+        (["--sbatch", "exclude", "--sbatch", "nice=5"], "--sbatch is 'exclude'; it must be NAME=VALUE"),
     ],
 )
 def test_flags_are_checked(flags, message, capsys, request):

@@ -13,9 +13,9 @@ import pytest
 
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.launch import Job
-from sfmoe_dg.launch.pool import CHECKPOINT, Pool, make_places
+from sfmoe_dg.launch.pool import Pool, make_places
 from sfmoe_dg.lease import acquire
-from sfmoe_dg.sweep import read_failure, record_failure
+from sfmoe_dg.sweep import CHECKPOINT, read_failure, record_failure
 
 
 def test_runs_are_dealt_out_over_the_gpus(monkeypatch):
@@ -166,9 +166,3 @@ def _is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def test_the_checkpoints_name_is_the_trainings():
-    from sfmoe_dg.resume import CHECKPOINT_FILE
-
-    assert CHECKPOINT == CHECKPOINT_FILE

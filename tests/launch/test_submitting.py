@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from sfmoe_dg import slurm_queue
 from sfmoe_dg.errors import UserError
 from sfmoe_dg.launch import Job, Study, queued_runs, slurm, slurm_jobs, supervision
+from sfmoe_dg.launch.local import Local
 from sfmoe_dg.launch_settings import LaunchSettings, make_launch
 from sfmoe_dg.lease import Watch, current, this_process
 from sfmoe_dg.sweep import State, plan, read_failure
@@ -157,6 +159,33 @@ def test_an_owner_out_of_reach_is_believed_until_its_heart_stops(study):
         seen.append(watching.states()[0].state)
     # The beat that is seen at 90 is followed by more than 100 seconds of silence only after 190.
     assert seen == [State.RUNNING, State.RUNNING, State.RUNNING, State.LOST, State.LOST]
+
+
+def test_slurm_is_asked_once_about_all_owners(study, monkeypatch):
+    asked = []
+
+    def ask(command):
+        asked.append(command[0])
+        return ["ClusterName = mini"] if command[0] == "scontrol" else ["7 RUNNING", "8 RUNNING", "9 RUNNING"]
+
+    monkeypatch.setattr(slurm_queue, "_ask", ask)
+    for run, job in zip(study.runs, (7, 8, 9), strict=False):
+        folder = study.output_dir / run.run_id
+        folder.mkdir(parents=True)
+        owner = replace(this_process(), machine="elsewhere", slurm_job=f"{job}@mini")
+        (folder / "lease.1.json").write_text(json.dumps(asdict(owner)))
+    for _ in range(2):
+        assert [state.state for state in study.states()[:4]] == [State.RUNNING] * 3 + [State.WAITING]
+    assert asked == ["scontrol", "squeue"]
+
+
+def test_jobs_on_gpus_are_said_to_be_of_no_use(study, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    nothing, said = replace(study, runs=[]), Said()
+    assert Local().launch(nothing, LaunchSettings(jobs=4, gpus=1), said)
+    assert Local().launch(nothing, LaunchSettings(jobs=4), said)
+    assert Local().launch(nothing, LaunchSettings(gpus=1), said)
+    assert said.sentences == ["jobs = 4 is not used: with gpus, parallel_per_gpu says how many share one"]
 
 
 class FakeCluster:
