@@ -98,9 +98,12 @@ def commands(job: str, cache_dir: str) -> list[Command]:
             Command("DomainBed, timm's ViT-S/16", RESNET | {"vit_dropout": 0.0}, workers=8),
             Command("ours, ViT-S/16", vit, target="2"),
             Command("ours, ViT-S/16, cached", vit, from_cache),
+            Command("ours, ViT-S/16, bf16", vit, half, target="2"),
             Command("ours, ViT-S/16, cached, bf16", vit, (*from_cache, *half)),
             Command("ours, SF-MoE-S/16, experts in 6 of 12 blocks", experts, ("--algorithm", "SFMoE")),
             Command("ours, SF-MoE-S/16, experts in the last two", last_two, ("--algorithm", "SFMoE")),
+            Command("ours, SF-MoE-S/16, experts in 6 of 12 blocks, bf16", experts, ("--algorithm", "SFMoE", *half)),
+            Command("ours, SF-MoE-S/16, experts in the last two, bf16", last_two, ("--algorithm", "SFMoE", *half)),
             Command("ours, GMoE-S/16", experts, ("--algorithm", "GMoE")),
         ]
     resnet, many = RESNET | {"pretrained": False}, job == "a"
@@ -111,6 +114,7 @@ def commands(job: str, cache_dir: str) -> list[Command]:
         Command("ours, cached", resnet, from_cache, target="6" if many else "2"),
         Command("ours, files, channels last", resnet, last),
         Command("ours, cached, channels last", resnet, (*from_cache, *last)),
+        Command("ours, files, channels last, bf16", resnet, (*last, *half)),
         Command("ours, cached, channels last, bf16", resnet, (*from_cache, *last, *half)),
     ]
 
@@ -218,14 +222,20 @@ def note_targets(job: str, found: Sequence[Command], work: Work, rounds: int) ->
     """Keeps what was measured for targets.py: DomainBed is the first, where it took part."""
     named = {one.name.removeprefix("ours, "): one for one in found}
     where = f"{work.steps} steps of {work.batch_size} images per domain, {rounds} rounds"
-    if found[0].workers:
-        for name in named.keys() & {"files", "cached", "ViT-S/16"}:
-            done = ratios(found[0].until_done, named[name].until_done)
-            note(f"{job}, {name}", f"{ratios(found[0].wall, named[name].wall)}; until `done` {done}; {where}")
-    many = {kind: one for one in found for kind in ("6 of 12", "the last two") if f"experts in {kind}" in one.name}
-    if many and "ViT-S/16" in named:
-        over = [f"{ratios(one.wall, named['ViT-S/16'].wall)} with experts in {kind}" for kind, one in many.items()]
-        note(f"{job}, SF-MoE", f"{'; '.join(over)}; {where}")
+    for name in named.keys() & {"files", "cached", "ViT-S/16"} if found[0].workers else ():
+        options = [other for other in named if other.startswith(f"{name}, ")]  # the same with options
+        parts = [
+            f"with {other.removeprefix(f'{name}, ')} {ratios(found[0].wall, named[other].wall)}" for other in options
+        ]
+        note(f"{job}, {name}", "; ".join([ratios(found[0].wall, named[name].wall), *parts, where]))
+    over = []
+    for name in [name for name in named if name.startswith("SF-MoE-S/16, ")]:
+        kind = name.removeprefix("SF-MoE-S/16, ")
+        dense = named.get("ViT-S/16, bf16" if kind.endswith(", bf16") else "ViT-S/16")
+        if dense:
+            over.append(f"{kind} {ratios(named[name].wall, dense.wall)}")
+    if over:
+        note(f"{job}, SF-MoE", "; ".join([*over, where]))
 
 
 def show(found: Sequence[Command]) -> None:
@@ -263,7 +273,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--domainbed", default=os.environ.get("DOMAINBED_DIR"), metavar="DIR", help="a checkout")
     parser.add_argument("--jobs", nargs="+", choices=sorted(WORK), help="default: all; without a checkout a and c")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", metavar="TEXT", help="of our commands, those with this in their name")
+    parser.add_argument(
+        "--only", nargs="+", metavar="TEXT", help="of our commands, those whose names end with one of these"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch's arithmetic, for all commands")
     for name in ("steps", "checkpoint_freq", "batch_size"):
         parser.add_argument(f"--{name}", type=int, help="default: the job's")
@@ -282,10 +294,10 @@ def main() -> None:
             theirs_or_ours = [
                 one
                 for one in commands(job, cache_dir)
-                if (args.domainbed if one.workers else not args.only or args.only in one.name)
+                if (args.domainbed if one.workers else not args.only or one.name.endswith(tuple(args.only)))
             ]
             if not theirs_or_ours:
-                raise SystemExit(f"no command of job {job} has {args.only!r} in its name")
+                raise SystemExit(f"no command of job {job} has a name that ends with {' or '.join(args.only)}")
             for _ in range(args.rounds):
                 for one in theirs_or_ours:
                     measure(one, work, args)

@@ -64,7 +64,7 @@ def test_a_run_imports_neither_the_compiler_nor_statistics(tmp_path):
     modules = modules_of("train", *words)
     assert "timm" in modules
     assert not (HEAVY - {"torch", "torchvision", "timm"}) & modules
-    assert not {"torch._dynamo.eval_frame", "torch._inductor", "sympy", "triton"} & modules
+    assert not {"torch._dynamo.eval_frame", "torch._inductor", "sympy", "triton", "huggingface_hub.hf_api"} & modules
 
 
 def test_the_digits_are_those_that_scikit_learn_loads():
@@ -145,6 +145,26 @@ with quick_imports(compiling=True, logging_to=("wandb",)):
     assert "wandb" not in sys.modules
 """
     result = python(code)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_hub_is_asked_when_timm_downloads_something():
+    code = """
+import sys
+import huggingface_hub
+from sfmoe_dg.cli.quick_imports import quick_imports
+with quick_imports(compiling=True):
+    import timm
+assert "huggingface_hub.hf_api" not in sys.modules
+try:
+    timm.create_model("hf_hub:a/name/with/too/many/parts", pretrained=True)
+except huggingface_hub.errors.HFValidationError as error:
+    print(error)
+assert huggingface_hub.HfApi is huggingface_hub.hf_api.HfApi
+assert huggingface_hub.hf_hub_download is huggingface_hub.file_download.hf_hub_download
+"""
+    result = python(code)
+    assert "a/name/with/too/many/parts" in result.stdout, result.stderr
     assert result.returncode == 0, result.stderr
 
 

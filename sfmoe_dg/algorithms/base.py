@@ -130,6 +130,8 @@ class Algorithm(HostBuffers):
     """Authors, title's short form and year, for ``sfmoe-dg list algorithms``."""
     min_domains: ClassVar[int] = 1
     """The fewest training domains with which the objective is defined."""
+    min_batch_size: ClassVar[int] = 1
+    """The fewest images of each domain with which the objective is defined."""
     uses_unlabeled: ClassVar[bool] = False
     """Whether ``update`` looks at ``unlabeled``; none of upstream's algorithms does."""
     needs_validation_loss: bool = False
@@ -178,6 +180,11 @@ class Algorithm(HostBuffers):
     def check_hparams(cls, hparams: dict[str, Any], where: str) -> None:
         """Refuse values with which training cannot run; subclasses may check more."""
         require_positive(hparams, [name for name in POSITIVE if name in hparams], where)
+        if hparams["batch_size"] < cls.min_batch_size:
+            raise UserError(
+                f"hyper-parameter 'batch_size' in {where} is {hparams['batch_size']!r}; {cls.__name__} needs at least "
+                f"{cls.min_batch_size} images of each domain in an update"
+            )
         for name, (low, high) in RANGES.items():
             if name in hparams and hparams[name] != MODEL_DEFAULT:
                 require_within(hparams, name, low, high, where)

@@ -21,7 +21,7 @@ class CausIRL_CORAL(CORAL):
 
     paper = "Chevalley et al., Invariant Causal Mechanisms through Distribution Matching, 2022"
     parallel_modes = PARALLEL_MODES
-    needs = ""
+    min_batch_size = 1
 
     def objective(self, forward: Forward) -> tuple[Tensor, dict[str, Tensor]]:
         risk = mean_risk(forward)

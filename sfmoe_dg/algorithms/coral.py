@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from sfmoe_dg.algorithms.base import PARALLEL_MODES, Forward
 from sfmoe_dg.algorithms.erm import ERM
-from sfmoe_dg.algorithms.gradients import require_batch_of_two
 from sfmoe_dg.algorithms.irm import mean_risk
 from sfmoe_dg.hparams import Hparam, log10_uniform
 
@@ -24,19 +22,12 @@ class CORAL(ERM):
 
     paper = "Sun and Saenko, Deep CORAL, 2016"
     parallel_modes = PARALLEL_MODES
-    needs = "minibatches of at least 2 images"
+    min_batch_size = 2  # for the covariance within a minibatch
     one_pass = False
 
     @classmethod
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
         return super().hparam_table(dataset) | {"mmd_gamma": Hparam(1.0, log10_uniform(-1, 1))}
-
-    @classmethod
-    def check_hparams(cls, hparams: dict[str, Any], where: str) -> None:
-        super().check_hparams(hparams, where)
-        # Not so where a subclass compares something else than the moments of single domains.
-        if cls.objective is CORAL.objective and cls.distance is CORAL.distance:
-            require_batch_of_two(hparams, "the covariance within a minibatch needs at least 2 images", where)
 
     @staticmethod
     def distance(a: Tensor, b: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from sfmoe_dg.algorithms.base import Algorithm, Precision
-from sfmoe_dg.errors import UserError
 
 
 def trainable(module: nn.Module) -> list[nn.Parameter]:
@@ -69,13 +68,3 @@ def from_host(drawn: Tensor, like: Tensor) -> Tensor:
     CUDA has taken the few bytes when the call returns; of other devices this is not known.
     """
     return drawn.to(like.device, non_blocking=like.is_cuda)
-
-
-def require_batch_of_two(hparams: dict[str, Any], reason: str, where: str) -> None:
-    """Refuse minibatches of one image.
-
-    Raises:
-        UserError: saying why the objective needs more.
-    """
-    if hparams["batch_size"] < 2:
-        raise UserError(f"hyper-parameter 'batch_size' in {where} is {hparams['batch_size']!r}; {reason}")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from sfmoe_dg.algorithms.annealing import AnnealedERM
 from sfmoe_dg.algorithms.base import PARALLEL_MODES, Forward
-from sfmoe_dg.algorithms.gradients import require_batch_of_two
 from sfmoe_dg.algorithms.irm import mean_risk
 from sfmoe_dg.hparams import Hparam, int_log10_uniform, log10_uniform
 
@@ -22,17 +19,12 @@ class IB_ERM(AnnealedERM):
 
     paper = "Ahuja et al., Invariance Principle Meets Information Bottleneck, 2021"
     parallel_modes = PARALLEL_MODES
-    needs = "minibatches of at least 2 images"
+    min_batch_size = 2  # for the variance within a minibatch
     anneal_hparams = ("ib_penalty_anneal_iters",)
 
     @classmethod
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
         return super().hparam_table(dataset) | ib_hparams()
-
-    @classmethod
-    def check_hparams(cls, hparams: dict[str, Any], where: str) -> None:
-        super().check_hparams(hparams, where)
-        require_batch_of_two(hparams, "the variance within a minibatch needs at least 2 images", where)
 
     def objective(self, forward: Forward) -> tuple[Tensor, dict[str, Tensor]]:
         risk, penalty = mean_risk(forward), bottleneck(forward)

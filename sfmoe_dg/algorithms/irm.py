@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from sfmoe_dg.algorithms.annealing import AnnealedERM
 from sfmoe_dg.algorithms.base import PARALLEL_MODES, Forward
-from sfmoe_dg.algorithms.gradients import require_batch_of_two
 from sfmoe_dg.hparams import Hparam, int_log10_uniform, log10_uniform
 
 
@@ -22,17 +21,12 @@ class IRM(AnnealedERM):
 
     paper = "Arjovsky et al., Invariant Risk Minimization, 2019"
     parallel_modes = PARALLEL_MODES
-    needs = "minibatches of at least 2 images"
+    min_batch_size = 2  # its penalty compares the two halves of a minibatch
     anneal_hparams: ClassVar[tuple[str, ...]] = ("irm_penalty_anneal_iters",)
 
     @classmethod
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
         return super().hparam_table(dataset) | irm_hparams()
-
-    @classmethod
-    def check_hparams(cls, hparams: dict[str, Any], where: str) -> None:
-        super().check_hparams(hparams, where)
-        require_batch_of_two(hparams, "IRM compares the two halves of a minibatch, so it must be at least 2", where)
 
     def objective(self, forward: Forward) -> tuple[Tensor, dict[str, Tensor]]:
         risk = mean_risk(forward)

@@ -15,7 +15,7 @@ class MMD(CORAL):
     """
 
     paper = "Li et al., Domain Generalization with Adversarial Feature Learning, 2018"
-    needs = ""
+    min_batch_size = 1
 
     @staticmethod
     def distance(a: Tensor, b: Tensor) -> Tensor:

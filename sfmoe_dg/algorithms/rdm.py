@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sfmoe_dg.algorithms.annealing import AnnealedERM
 from sfmoe_dg.algorithms.base import PARALLEL_MODES, Forward
-from sfmoe_dg.algorithms.gradients import require_batch_of_two
 from sfmoe_dg.algorithms.kernels import gaussian_mmd
 from sfmoe_dg.hparams import SMALL_IMAGES, Hparam, choice, int_uniform, uniform
 
@@ -28,7 +25,7 @@ class RDM(AnnealedERM):
 
     paper = "Nguyen et al., Domain Generalisation via Risk Distribution Matching, 2023"
     parallel_modes = PARALLEL_MODES
-    needs = "minibatches of at least 2 images"
+    min_batch_size = 2  # for the variance of a domain's risks
     anneal_hparams = ("rdm_penalty_anneal_iters",)
     restart_lr_hparam = "rdm_lr"
 
@@ -49,11 +46,6 @@ class RDM(AnnealedERM):
         elif dataset not in SMALL_IMAGES:
             table["batch_size"] = Hparam(88, int_uniform(70, 100))
         return table
-
-    @classmethod
-    def check_hparams(cls, hparams: dict[str, Any], where: str) -> None:
-        super().check_hparams(hparams, where)
-        require_batch_of_two(hparams, "the variance of a domain's risks needs at least 2 images", where)
 
     def objective(self, forward: Forward) -> tuple[Tensor, dict[str, Tensor]]:
         risks = [F.cross_entropy(z, y, reduction="none") for z, y in zip(forward.logits, forward.labels, strict=True)]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sfmoe_dg.algorithms.base import Minibatches, Values
 from sfmoe_dg.algorithms.erm import ERM
-from sfmoe_dg.algorithms.gradients import from_host, require_batch_of_two
+from sfmoe_dg.algorithms.gradients import from_host
 
 
 class SelfReg(ERM):
@@ -24,7 +24,7 @@ class SelfReg(ERM):
     """
 
     paper = "Kim et al., SelfReg: Self-supervised Contrastive Regularization for Domain Generalization, 2021"
-    needs = "minibatches of at least 2 images"
+    min_batch_size = 2  # for its batch norms
     feature_weight = 0.3
 
     def __init__(
@@ -33,11 +33,6 @@ class SelfReg(ERM):
         super().__init__(input_shape, num_classes, num_domains, hparams)
         width = self.featurizer.n_outputs
         self.cdpl = _projection(width, hidden=width if width == 2048 else 2 * width).requires_grad_(False)
-
-    @classmethod
-    def check_hparams(cls, hparams: dict[str, Any], where: str) -> None:
-        super().check_hparams(hparams, where)
-        require_batch_of_two(hparams, "SelfReg's batch norms need at least 2 images", where)
 
     def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         share = float(np.random.beta(0.5, 0.5))

@@ -87,6 +87,7 @@ def _needs(algorithm: type[Algorithm]) -> list[str]:
     # SWAD's attribute is a property, since its need ends; what counts here is that it may have one.
     found = {
         f"at least {algorithm.min_domains} training domains": algorithm.min_domains > 1,
+        f"minibatches of at least {algorithm.min_batch_size} images": algorithm.min_batch_size > 1,
         "validation loss at every evaluation": algorithm.needs_validation_loss is not False,
         "predicts in context of the batch": algorithm.predicts_in_context,
         "can use unlabeled minibatches": algorithm.uses_unlabeled,

@@ -31,6 +31,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
+from sfmoe_dg.cores import usable_cores
 from sfmoe_dg.data.domains import Domain, DomainDataset
 from sfmoe_dg.data.image_folder import FolderDomain
 from sfmoe_dg.data.locks import file_lock
@@ -173,7 +174,7 @@ def _build(domain: FolderDomain, file: Path, short_side: int) -> np.ndarray:
 def _write_pixels(domain: FolderDomain, stream: BinaryIO, short_side: int) -> np.ndarray:
     """Append every picture in the order of the domain; the index, int64 [N, 3]."""
     index, offset = np.zeros((len(domain), 3), dtype=np.int64), 0
-    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(_MAX_THREADS, usable_cores())) as pool:
         for start in range(0, len(domain), _IMAGES_AT_ONCE):  # so that no more than these wait in memory
             chosen = range(start, min(start + _IMAGES_AT_ONCE, len(domain)))
             for row, pixels in zip(chosen, pool.map(lambda i: _shrunk(domain, i, short_side), chosen), strict=True):

@@ -11,12 +11,14 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from sfmoe_dg.cores import usable_cores
 from sfmoe_dg.data.domains import DomainDataset, InMemoryDomain
 from sfmoe_dg.data.kept_pixels import KeptPixels
 from sfmoe_dg.data.side_stream import one_ahead, side_stream, to_device
@@ -24,6 +26,9 @@ from sfmoe_dg.data.transforms import ImageTransform
 from sfmoe_dg.errors import UserError
 
 MAX_AUTO_WORKERS = 4
+BACKGROUND = 10
+"""Niceness of workers beside a network on the CPU. All of its threads wait for the one whose core a worker has taken;
+workers have whole cores when the network waits for them."""
 _WORKER_DIED = ("DataLoader worker (pid", "shared memory")  # torch's words
 
 
@@ -51,8 +56,7 @@ def auto_num_workers(dataset: DomainDataset) -> int:
     """Worker processes if the user gives no number: none for data in memory, else one per spare core, up to 4."""
     if dataset.in_memory:
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MAX_AUTO_WORKERS, cores - 1)
+    return min(MAX_AUTO_WORKERS, usable_cores() - 1)
 
 
 class Reader:
@@ -126,7 +130,7 @@ class Reader:
                 sampler=self._sampler,
                 num_workers=self._num_workers,
                 collate_fn=_as_it_is,
-                worker_init_fn=_prepare_worker,
+                worker_init_fn=partial(_prepare_worker, niceness=BACKGROUND if self._device.type == "cpu" else 0),
                 persistent_workers=True,
                 pin_memory=self._device.type == "cuda",
                 multiprocessing_context=self._start_method,
@@ -192,8 +196,9 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _prepare_worker(_: int) -> None:
+def _prepare_worker(_: int, niceness: int) -> None:
     # Ctrl-C, and what Slurm sends to every process of a job, are the main process's business, which saves first.
     for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR2", signal.SIGINT)):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
+    os.nice(niceness)

@@ -184,7 +184,10 @@ def _pick(colors: list[tuple[int, int, int]], which: np.ndarray) -> np.ndarray:
 
 def _mix(background: np.ndarray, foreground: np.ndarray, cover: np.ndarray) -> np.ndarray:
     """``cover`` [N, H, W] from 0, background only, to 255, foreground only."""
-    return background + (foreground - background) * cover[..., None] // 255
+    mixed = (foreground - background) * cover[..., None]
+    mixed //= 255  # in place: fresh memory costs more than the division
+    mixed += background
+    return mixed
 
 
 def _smooth(plane: np.ndarray, radius: int, axis: int) -> np.ndarray:
@@ -192,9 +195,10 @@ def _smooth(plane: np.ndarray, radius: int, axis: int) -> np.ndarray:
     pad = [(0, 0)] * 3
     pad[axis] = (radius, radius)
     padded = np.pad(plane, pad, mode="edge")
+    moved = np.moveaxis(padded, axis, 0)
     total = np.zeros_like(plane)
     for offset in range(2 * radius + 1):
-        total += padded.take(range(offset, offset + plane.shape[axis]), axis=axis)
+        total += np.moveaxis(moved[offset : offset + plane.shape[axis]], 0, axis)
     return total // (2 * radius + 1)
 
 

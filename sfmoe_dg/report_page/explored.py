@@ -242,10 +242,11 @@ def _attention(run: OpenedRun, selection: ImageSelection) -> list[dict[str, Any]
         # No class token or no heads: there is no map to show, and the page says so.
         return []
     depth = len(network.blocks)
+    blocks = sorted({round(b) for b in np.linspace(0, depth - 1, min(BLOCKS, depth))})
     maps: dict[int, np.ndarray] = {}
     # Every picture is decoded once, for all blocks.
     for rows, x in run.placed(selection, BATCH_SIZE):
-        for block in sorted({round(b) for b in np.linspace(0, depth - 1, min(BLOCKS, depth))}):
+        for block in blocks:
             found = class_token_rows(network, x, block).patches
             high = np.maximum(found.max(axis=(2, 3), keepdims=True), 1e-12)
             if block not in maps:

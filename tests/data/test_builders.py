@@ -1,24 +1,20 @@
-"""From archives to data sets that open: every script, with small archives in the real layouts; and every card."""
+"""From archives to data sets that open: every script, with small archives in the real layouts."""
 
 from __future__ import annotations
 
 import gzip
 import io
 import json
-import re
-import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from builder_scripts import FOLDER, NAMES, recipe, run
-from file_server import Served, serving
 from image_trees import write_image
+from small_archives import classes, packed, write_tree
 from spawrious_trees import write_spawrious
 from wilds_trees import write_camelyon, write_fmow
 
@@ -26,32 +22,8 @@ from sfmoe_dg import data
 from sfmoe_dg.data.builders import recipe as recipes
 from sfmoe_dg.data.builders.camera_traps import ANNOTATION_FILES, ANNOTATIONS, IMAGES, chosen, prepare
 from sfmoe_dg.data.builders.duplicates import DUPLICATES, remove_listed
-from sfmoe_dg.data.catalog import CATALOG, facts
-from sfmoe_dg.data.locks import file_lock
+from sfmoe_dg.data.catalog import facts
 from sfmoe_dg.errors import UserError
-
-HEADINGS = ["Source", "Licence", "Counts", "Classes", "Known faults", "Preparation", "How it was checked"]
-
-
-def write_tree(root: Path, domains: Sequence[str], classes: Sequence[str]) -> None:
-    """``root/domain/class/0.png``, the same picture everywhere."""
-    picture = write_image(root / "0.png").read_bytes()
-    (root / "0.png").unlink()
-    for folder in (root / domain / name for domain in domains for name in classes):
-        folder.mkdir(parents=True)
-        (folder / "0.png").write_bytes(picture)
-
-
-def packed(folder: Path, archive: Path) -> Path:
-    """The content of a folder as a zip or tar.gz file, by the archive's name."""
-    kind = "zip" if archive.suffix == ".zip" else "gztar"
-    made = shutil.make_archive(str(archive.with_suffix("")) + "_made", kind, folder)
-    shutil.rmtree(folder)
-    return Path(made).rename(archive)
-
-
-def classes(name: str) -> list[str]:
-    return [f"class{i:03d}" for i in range(facts(name).num_classes)]
 
 
 def build(name: str, tmp_path: Path, *argv: object) -> list[str]:
@@ -248,128 +220,6 @@ def test_spawrious(tmp_path: Path) -> None:
     assert [len(domain) for domain in data.build("SpawriousM2M_hard", str(tmp_path / "data"))] == [16, 8, 8]
 
 
-@pytest.fixture
-def pacs_zip(tmp_path: Path) -> bytes:
-    write_tree(tmp_path / "in" / "kfold", facts("PACS").domains, classes("PACS"))
-    return packed(tmp_path / "in", tmp_path / "PACS.zip").read_bytes()
-
-
-@pytest.fixture
-def small_pacs(monkeypatch: pytest.MonkeyPatch):
-    """PACS' recipe with another address."""
-    monkeypatch.setenv("no_proxy", "*")
-
-    def make(url: str) -> recipes.Recipe:
-        return recipes.from_catalog("PACS", recipes.Source(url=url, file="PACS.zip", page="the authors' page"))
-
-    return make
-
-
-def test_download_and_its_memory(tmp_path: Path, pacs_zip: bytes, small_pacs) -> None:
-    """What the first download had is what the second must have, unless the user says otherwise."""
-    out, served = tmp_path / "data", Served(pacs_zip)
-    with serving({"/PACS.zip": served}) as address:
-        made = small_pacs(f"{address}/PACS.zip")
-        assert recipes.build(made, out, keep_archive=True)
-        assert not recipes.build(made, out)
-        digest = recipes.digests(out / "archives" / "PACS.zip").sha256
-        note = json.loads((out / ".sources" / "PACS.json").read_text())
-        assert note == {"PACS.zip": {"from": f"{address}/PACS.zip", "size": len(pacs_zip), "sha256": digest}}
-
-        shutil.rmtree(out / "PACS")
-        recipes.build(made, out)
-        assert len(served.requests) == 1, "the archive that was kept is used"
-        assert not (out / "archives").exists(), "and is not kept this time"
-
-        shutil.rmtree(out / "PACS")
-        served.body = pacs_zip + b"\0"
-        with pytest.raises(UserError, match=rf"its sha256 is .*, not {digest}; it is kept as .*PACS.zip.bad"):
-            recipes.build(made, out)
-        changed = recipes.digests(out / "archives" / "PACS.zip.bad").sha256
-        recipes.build(made, out, sha256={"PACS.zip": changed})
-    assert (out / "PACS" / "photo").is_dir()
-
-
-def test_download_that_is_no_archive_is_not_remembered(tmp_path: Path, pacs_zip: bytes, small_pacs) -> None:
-    out, served = tmp_path / "data", Served(b"<html>Too many people have downloaded this")
-    with serving({"/PACS.zip": served}) as address:
-        made = small_pacs(f"{address}/PACS.zip")
-        with pytest.raises(UserError, match=r"is a web page, not an archive; .*; it is kept as .*PACS\.zip\.bad"):
-            recipes.build(made, out)
-        assert [path.name for path in (out / "archives").iterdir()] == ["PACS.zip.bad"]
-        assert not (out / ".sources").exists()
-        served.body = pacs_zip
-        assert recipes.build(made, out)
-
-
-def test_dead_link_says_what_to_do(tmp_path: Path, small_pacs) -> None:
-    message = r"404 Not Found; get PACS\.zip by hand from the authors' page and give it with --archive FILE"
-    with serving({}) as address, pytest.raises(UserError, match=message):
-        recipes.build(small_pacs(f"{address}/PACS.zip"), tmp_path)
-
-
-def test_interrupted_build_goes_on(tmp_path: Path, pacs_zip: bytes, small_pacs, monkeypatch) -> None:
-    """Killed while files are moved, or before the manifest is written: nothing under its own name, then all of it."""
-    out, made = tmp_path / "data", small_pacs("http://127.0.0.1:1/")
-
-    def killed(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    for place in ("write_manifest", "extract"):
-        with monkeypatch.context() as patch:
-            patch.setattr(recipes, place, killed)
-            with pytest.raises(KeyboardInterrupt):
-                recipes.build(made, out, given={"PACS.zip": tmp_path / "PACS.zip"})
-        assert not (out / "PACS").exists()
-    recipes.build(made, out, given={"PACS.zip": tmp_path / "PACS.zip"})
-    assert len(list((out / "PACS").rglob("*.png"))) == 28
-    assert not list(out.glob(".building*"))
-
-
-def test_what_was_unpacked_from_another_archive_is_not_used(tmp_path: Path, pacs_zip: bytes, small_pacs) -> None:
-    """A wrong archive of the right name, then the right one; and what is recorded is what was built."""
-    out, made = tmp_path / "data", small_pacs("http://127.0.0.1:1/")
-    write_tree(tmp_path / "in", ["holiday"], ["dog"])
-    wrong = packed(tmp_path / "in", tmp_path / "wrong.zip")
-    with pytest.raises(UserError, match=r"PACS\.zip holds no folder with art_painting, .*; is it the right archive"):
-        recipes.build(made, out, given={"PACS.zip": wrong})
-    assert recipes.build(made, out, given={"PACS.zip": tmp_path / "PACS.zip"})
-    assert sorted(path.name for path in (out / "PACS").iterdir() if path.is_dir()) == sorted(facts("PACS").domains)
-    (note,) = json.loads((out / ".sources/PACS.json").read_text()).values()
-    assert note["sha256"] == recipes.digests(tmp_path / "PACS.zip").sha256
-    assert not list(out.glob(".building*"))
-
-
-def test_built_by_another_just_before_the_lock(tmp_path: Path, pacs_zip: bytes, small_pacs, monkeypatch) -> None:
-    out, made, given = tmp_path / "data", small_pacs("http://127.0.0.1:1/"), {"PACS.zip": tmp_path / "PACS.zip"}
-
-    @contextmanager
-    def late(path: Path, busy: str) -> Iterator[None]:
-        with monkeypatch.context() as patch:
-            patch.setattr(recipes, "file_lock", file_lock)
-            assert recipes.build(made, out, given=given)
-        with file_lock(path, busy):
-            yield
-
-    monkeypatch.setattr(recipes, "file_lock", late)
-    assert not recipes.build(made, out, given=given)
-    assert len(list((out / "PACS").rglob("*.png"))) == 28
-    assert not list(out.glob(".building*"))
-
-
-def test_what_is_there_is_not_overwritten(tmp_path: Path, pacs_zip: bytes, small_pacs) -> None:
-    write_image(tmp_path / "PACS/photo/dog/mine.png")
-    with pytest.raises(UserError, match="PACS exists and was not built here; check it with --verify, or move it away"):
-        recipes.build(small_pacs("http://127.0.0.1:1/"), tmp_path, given={"PACS.zip": tmp_path / "PACS.zip"})
-
-
-def test_only_one_builder(tmp_path: Path, small_pacs) -> None:
-    made = small_pacs("http://127.0.0.1:1/")
-    refused = pytest.raises(UserError, match="another process is building PACS")
-    with file_lock(tmp_path / ".building-PACS/.lock"), refused:
-        recipes.build(made, tmp_path)
-
-
 def test_archive_of_something_else(tmp_path: Path, capsys) -> None:
     with tarfile.open(tmp_path / "a.tgz", "w:gz") as archive:
         archive.addfile(tarfile.TarInfo("notes.txt"), io.BytesIO())
@@ -403,38 +253,3 @@ def test_script_from_the_command_line(tmp_path: Path) -> None:
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("pacs.py: error: ")
     assert len(result.stderr.splitlines()) == 1
-
-
-def sections(path: Path) -> dict[str, str]:
-    parts = re.split(r"^## (.+)\n", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
-
-
-def card_counts(path: Path) -> dict[str, int]:
-    """The rows ``| domain | 1,234 |`` of the section on counts, without the total."""
-    rows = re.findall(r"^\| ([^|]+?) \| ([\d,]+) \|", sections(path)["Counts"], flags=re.MULTILINE)
-    return {name: int(count.replace(",", "")) for name, count in rows if name != "total"}
-
-
-def test_every_script_has_a_card() -> None:
-    assert {path.stem for path in FOLDER.glob("*.md")} == {path.stem for path in FOLDER.glob("*.py")}
-
-
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.md")), ids=lambda path: path.stem)
-def test_card_headings(path: Path) -> None:
-    assert list(sections(path)) == HEADINGS
-    assert all(text.strip() for text in sections(path).values())
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_card_counts_are_those_that_are_checked(name: str) -> None:
-    made, card = recipe(name), FOLDER / f"{name}.md"
-    expected = dict(made.published)
-    if name == "spawrious":  # the same three numbers for all six
-        expected = dict(zip(facts("SpawriousO2O_easy").domains, facts("SpawriousO2O_easy").counts, strict=True))
-    if made.name in CATALOG and CATALOG[made.name].counts:
-        assert tuple(expected.values()) == facts(made.name).counts
-    assert card_counts(card) == expected
-    assert re.search(rf"\b{made.num_classes}\b", sections(card)["Classes"])
-    for source in made.sources:
-        assert source.file in card.read_text(encoding="utf-8")

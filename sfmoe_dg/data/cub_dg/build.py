@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sfmoe_dg.cores import usable_cores
 from sfmoe_dg.data.builders.manifest import sha256_of
 from sfmoe_dg.data.cub_dg import FOLDER, MANIFEST, TABLE
 from sfmoe_dg.data.cub_dg.plan import BuildOptions, Plan, make_plan, split_name
@@ -182,7 +183,7 @@ def _extra(folder: Path, expected: set[str]) -> list[str]:
 
 
 def _checksums(paths: Iterable[Path]) -> list[str]:
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(8, usable_cores())) as pool:
         return list(pool.map(sha256_of, paths))
 
 
@@ -222,7 +223,7 @@ def _make_pictures(folder: Path, plan: Plan, jobs: int | None, progress: Progres
 
 
 def _auto_jobs(device: torch.device) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     return cores if device.type == "cpu" else min(MAX_GPU_JOBS, cores)
 
 

@@ -1,0 +1,32 @@
+"""Archives of small folder trees, as the builders of data sets find them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from image_trees import write_image
+
+from sfmoe_dg.data.catalog import facts
+
+
+def write_tree(root: Path, domains: Sequence[str], classes: Sequence[str]) -> None:
+    """``root/domain/class/0.png``, the same picture everywhere."""
+    picture = write_image(root / "0.png").read_bytes()
+    (root / "0.png").unlink()
+    for folder in (root / domain / name for domain in domains for name in classes):
+        folder.mkdir(parents=True)
+        (folder / "0.png").write_bytes(picture)
+
+
+def packed(folder: Path, archive: Path) -> Path:
+    """The content of a folder as a zip or tar.gz file, by the archive's name."""
+    kind = "zip" if archive.suffix == ".zip" else "gztar"
+    made = shutil.make_archive(str(archive.with_suffix("")) + "_made", kind, folder)
+    shutil.rmtree(folder)
+    return Path(made).rename(archive)
+
+
+def classes(name: str) -> list[str]:
+    return [f"class{i:03d}" for i in range(facts(name).num_classes)]

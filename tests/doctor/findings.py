@@ -1,0 +1,11 @@
+"""What is asked of findings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sfmoe_dg.doctor import Finding, Level
+
+
+def levels(findings: Iterator[Finding]) -> list[Level]:
+    return [finding.level for finding in findings]
