@@ -151,8 +151,18 @@ def cpu() -> Iterator[Finding]:
         yield ok("cpu", text)  # what is wrong with torch is told under devices
         return
     threads = torch.get_num_threads()
-    text += f", torch takes {threads} threads"
+    text += f", torch takes {threads} threads{_bf16(torch)}"
     if threads > usable:
         yield warning("cpu", f"{text}, which get in each other's way; set OMP_NUM_THREADS={usable}")
     else:
         yield ok("cpu", text)
+
+
+def _bf16(torch: Any) -> str:
+    """What ``--precision bf16`` finds on an x86 processor, as far as torch tells."""
+    can: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    if can.get("architecture") != "x86_64":
+        return ""
+    return (
+        ", fast bf16" if can.get("avx512_bf16") or can.get("amx_bf16") else ", no fast bf16: --precision bf16 is slow"
+    )

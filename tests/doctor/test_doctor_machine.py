@@ -103,3 +103,18 @@ def test_a_gpu(torch, level, said):
     found = machine._cuda_device(torch, 1)
     assert found.level is level
     assert said in found.text
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "said"),
+    [
+        ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, ", fast bf16"),
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": True}, ", fast bf16"),
+        ({"architecture": "x86_64", "avx512_bf16": False}, ", no fast bf16: --precision bf16 is slow"),
+        ({"architecture": "aarch64"}, ""),
+        (None, ""),
+    ],
+)
+def test_whether_a_processor_has_instructions_for_bf16(capabilities, said):
+    cpu = SimpleNamespace() if capabilities is None else SimpleNamespace(get_capabilities=lambda: capabilities)
+    assert machine._bf16(SimpleNamespace(cpu=cpu)) == said
