@@ -50,13 +50,14 @@ def test_numbers_problems_and_domains_are_those_of_the_records(odd_folder):
 
 def test_several_processes_find_the_same(odd_folder, monkeypatch):
     alone = load_runs(odd_folder)
+    others = set(multiprocessing.active_children())  # of other tests, until their loaders are collected
     monkeypatch.setattr(record_folders, "FOLDERS_OF_A_PROCESS", 1)
     started = []
     executor = record_folders.ProcessPoolExecutor
     monkeypatch.setattr(record_folders, "ProcessPoolExecutor", lambda *args: started.append(args[0]) or executor(*args))
     assert plain(load_runs(odd_folder, processes=2)) == plain(alone)
     assert started == [2]
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= others
 
 
 def test_a_small_folder_starts_no_process(odd_folder, monkeypatch):
