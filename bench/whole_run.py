@@ -222,18 +222,18 @@ def note_targets(job: str, found: Sequence[Command], work: Work, rounds: int) ->
     """Keeps what was measured for targets.py: DomainBed is the first, where it took part."""
     named = {one.name.removeprefix("ours, "): one for one in found}
     where = f"{work.steps} steps of {work.batch_size} images per domain, {rounds} rounds"
-    for name in named.keys() & {"files", "cached", "ViT-S/16"} if found[0].workers else ():
-        options = [other for other in named if other.startswith(f"{name}, ")]  # the same with options
-        parts = [
-            f"with {other.removeprefix(f'{name}, ')} {ratios(found[0].wall, named[other].wall)}" for other in options
-        ]
-        note(f"{job}, {name}", "; ".join([ratios(found[0].wall, named[name].wall), *parts, where]))
+    if found[0].workers:
+        for name in named.keys() & {"files", "cached", "ViT-S/16"}:
+            done = ratios(found[0].until_done, named[name].until_done)
+            parts = [f"{ratios(found[0].wall, named[name].wall)}; until `done` {done}"]
+            for other in [other for other in named if other.startswith(f"{name}, ")]:  # the same with options
+                parts.append(f"with {other.removeprefix(f'{name}, ')} {ratios(found[0].wall, named[other].wall)}")
+            note(f"{job}, {name}", "; ".join([*parts, where]))
     over = []
-    for name in [name for name in named if name.startswith("SF-MoE-S/16, ")]:
-        kind = name.removeprefix("SF-MoE-S/16, ")
-        dense = named.get("ViT-S/16, bf16" if kind.endswith(", bf16") else "ViT-S/16")
-        if dense:
-            over.append(f"{kind} {ratios(named[name].wall, dense.wall)}")
+    for name, one in named.items():
+        dense = named.get("ViT-S/16, bf16" if name.endswith(", bf16") else "ViT-S/16")
+        if name.startswith("SF-MoE-S/16, ") and dense:
+            over.append(f"{name.removeprefix('SF-MoE-S/16, ')} {ratios(one.wall, dense.wall)}")
     if over:
         note(f"{job}, SF-MoE", "; ".join([*over, where]))
 

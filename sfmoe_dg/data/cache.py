@@ -31,7 +31,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from sfmoe_dg.cores import usable_cores
+from sfmoe_dg.cores import file_threads
 from sfmoe_dg.data.domains import Domain, DomainDataset
 from sfmoe_dg.data.image_folder import FolderDomain
 from sfmoe_dg.data.locks import file_lock
@@ -43,7 +43,6 @@ SHORT_SIDE = 256
 _FORMAT = b"SFMoEDG1"
 _HEADER = struct.Struct("<8sQQ16s")  # format, N, bytes of pixels, checksum of the index
 _IMAGES_AT_ONCE = 256
-_MAX_THREADS = 8
 _DEAD_AFTER = 3600.0  # seconds in which a living builder has written something
 
 
@@ -174,7 +173,7 @@ def _build(domain: FolderDomain, file: Path, short_side: int) -> np.ndarray:
 def _write_pixels(domain: FolderDomain, stream: BinaryIO, short_side: int) -> np.ndarray:
     """Append every picture in the order of the domain; the index, int64 [N, 3]."""
     index, offset = np.zeros((len(domain), 3), dtype=np.int64), 0
-    with ThreadPoolExecutor(min(_MAX_THREADS, usable_cores())) as pool:
+    with ThreadPoolExecutor(file_threads()) as pool:
         for start in range(0, len(domain), _IMAGES_AT_ONCE):  # so that no more than these wait in memory
             chosen = range(start, min(start + _IMAGES_AT_ONCE, len(domain)))
             for row, pixels in zip(chosen, pool.map(lambda i: _shrunk(domain, i, short_side), chosen), strict=True):

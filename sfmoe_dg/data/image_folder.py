@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from PIL import Image
 
-from sfmoe_dg.cores import usable_cores
+from sfmoe_dg.cores import file_threads
 from sfmoe_dg.data.catalog import IMAGE_EXTENSIONS, DatasetFacts
 from sfmoe_dg.data.domains import Domain, DomainDataset
 from sfmoe_dg.errors import UserError
@@ -271,7 +271,7 @@ def decodable(paths: Sequence[str]) -> list[bool]:
     Raises:
         UserError: as ``load_rgb``, but for bad images.
     """
-    with ThreadPoolExecutor(max_workers=min(8, usable_cores())) as pool:
+    with ThreadPoolExecutor(max_workers=file_threads()) as pool:
         return list(pool.map(_decodes, paths))
 
 

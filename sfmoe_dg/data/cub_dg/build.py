@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sfmoe_dg.cores import usable_cores
+from sfmoe_dg.cores import file_threads, usable_cores
 from sfmoe_dg.data.builders.manifest import sha256_of
 from sfmoe_dg.data.cub_dg import FOLDER, MANIFEST, TABLE
 from sfmoe_dg.data.cub_dg.plan import BuildOptions, Plan, make_plan, split_name
@@ -183,7 +183,7 @@ def _extra(folder: Path, expected: set[str]) -> list[str]:
 
 
 def _checksums(paths: Iterable[Path]) -> list[str]:
-    with ThreadPoolExecutor(max_workers=min(8, usable_cores())) as pool:
+    with ThreadPoolExecutor(max_workers=file_threads()) as pool:
         return list(pool.map(sha256_of, paths))
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import PIL
 import torch
 
-from sfmoe_dg.cores import usable_cores
+from sfmoe_dg.cores import file_threads
 from sfmoe_dg.data.birds import Birds, read_birds
 from sfmoe_dg.data.builders.manifest import sha256_of
 from sfmoe_dg.data.cub_dg import NATURAL
@@ -279,7 +279,7 @@ def _sources(birds: Birds, short_side: int | None, allow_missing: bool) -> tuple
             f"{missing} of the {len(birds)} images of {birds.root / 'images.txt'} are missing, the first is "
             f"{birds.image_path(gone)}; unpack all of CUB-200-2011, {hint}"
         )
-    with ThreadPoolExecutor(max_workers=min(8, usable_cores())) as pool:
+    with ThreadPoolExecutor(max_workers=file_threads()) as pool:
         return tuple(pool.map(lambda row: _source(birds, row, short_side), rows))
 
 
