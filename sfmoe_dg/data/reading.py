@@ -8,10 +8,8 @@ Legend: B images of one request, C channels, H height, W width.
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -26,9 +24,6 @@ from sfmoe_dg.data.transforms import ImageTransform
 from sfmoe_dg.errors import UserError
 
 MAX_AUTO_WORKERS = 4
-BACKGROUND = 10
-"""Niceness of workers beside a network on the CPU. All of its threads wait for the one whose core a worker has taken;
-workers have whole cores when the network waits for them."""
 _WORKER_DIED = ("DataLoader worker (pid", "shared memory")  # torch's words
 
 
@@ -130,7 +125,7 @@ class Reader:
                 sampler=self._sampler,
                 num_workers=self._num_workers,
                 collate_fn=_as_it_is,
-                worker_init_fn=partial(_prepare_worker, niceness=BACKGROUND if self._device.type == "cpu" else 0),
+                worker_init_fn=_prepare_worker,
                 persistent_workers=True,
                 pin_memory=self._device.type == "cuda",
                 multiprocessing_context=self._start_method,
@@ -196,9 +191,8 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _prepare_worker(_: int, niceness: int) -> None:
+def _prepare_worker(_: int) -> None:
     # Ctrl-C, and what Slurm sends to every process of a job, are the main process's business, which saves first.
     for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR2", signal.SIGINT)):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
-    os.nice(niceness)

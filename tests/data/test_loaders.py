@@ -17,7 +17,7 @@ from image_trees import write_tree
 from sfmoe_dg import data
 from sfmoe_dg.data.domains import Domain, DomainDataset
 from sfmoe_dg.data.loaders import EvalLoader, TrainLoader
-from sfmoe_dg.data.reading import BACKGROUND, _Pixels, auto_num_workers
+from sfmoe_dg.data.reading import _Pixels, auto_num_workers
 from sfmoe_dg.data.splits import split_domains
 from sfmoe_dg.data.transforms import ImageTransform
 from sfmoe_dg.errors import UserError
@@ -282,23 +282,6 @@ def test_bad_arguments(tiny_folder, make_dataset) -> None:
         TrainLoader(tiny_folder, splits, [1], 4, CLEAN, seed=0, unlabeled_envs=[0])
     with pytest.raises(UserError, match="num_workers is -1; it must be at least 0"):
         TrainLoader(tiny_folder, splits, [1], 4, CLEAN, seed=0, num_workers=-1)
-
-
-class Niceness(ImageTransform):
-    """Pictures that tell how nice the process is that read them."""
-
-    def read(self, domain: Domain, indices: np.ndarray, seeds: np.ndarray | None) -> torch.Tensor:
-        return torch.full((len(indices), 3, self.size, self.size), os.nice(0), dtype=torch.uint8)
-
-    def finish(self, pixels: torch.Tensor, seeds: np.ndarray | None) -> torch.Tensor:
-        return pixels
-
-
-def test_workers_give_way_to_a_network_on_the_cpu(tiny_folder) -> None:
-    loader = EvalLoader(tiny_folder, None, [Niceness(size=4)] * len(tiny_folder), seed=0, num_workers=1)
-    found = {value for batch in loader.batches() for value in batch.x.unique().tolist()}
-    loader.close()
-    assert found == {min(19, os.nice(0) + BACKGROUND)}
 
 
 def test_automatic_number_of_workers(tiny_folder, make_dataset, monkeypatch) -> None:
