@@ -21,14 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sfmoe_dg import data
-from sfmoe_dg.data.cache import cached
-from sfmoe_dg.data.device_augment import TensorTransform
+from sfmoe_dg.data.batches.cache import cached
+from sfmoe_dg.data.batches.device_augment import TensorTransform
+from sfmoe_dg.data.batches.loaders import EvalLoader, TrainLoader
+from sfmoe_dg.data.batches.transforms import ImageTransform
+from sfmoe_dg.data.build import build_dataset
 from sfmoe_dg.data.domains import DomainDataset
-from sfmoe_dg.data.loaders import EvalLoader, TrainLoader
 from sfmoe_dg.data.splits import split_domains
-from sfmoe_dg.data.transforms import ImageTransform
-from sfmoe_dg.seeds import seed_everything
+from sfmoe_dg.foundation.seeds import seed_everything
 
 SIZE, SHORT_SIDE = 64, 73
 
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch_size", type=int, default=16, help="images per domain")
     args = parser.parse_args()
-    files = data.build(args.dataset, args.data_dir)
+    files = build_dataset(args.dataset, args.data_dir)
     print("| seed | input | training domains, held out | test domain | seconds |\n|---|---|---|---|---|")
     differences = []
     with tempfile.TemporaryDirectory() as folder:

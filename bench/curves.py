@@ -10,9 +10,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from sfmoe_dg.analysis.figures.saving import DOTS_PER_INCH
-from sfmoe_dg.analysis.figures.style import curve, plain_axes
-from sfmoe_dg.records import atomic_file
+from sfmoe_dg.analysis.drawing.saving import DOTS_PER_INCH
+from sfmoe_dg.analysis.drawing.style import curve, plain_axes
+from sfmoe_dg.foundation.files import atomic_file
 
 
 @dataclass

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from sfmoe_dg.algorithms import hparam_table
+from sfmoe_dg.algorithms.registry import hparam_table
 
 PEAK_TFLOPS = {"A100": 312.0, "H100": 989.0}
 """Dense bf16 matrix products, tera-operations per second, from NVIDIA's data sheets of the SXM versions."""
@@ -18,7 +18,7 @@ def macs_per_image(algorithm: str) -> float:
     import timm
     import torch
 
-    import sfmoe_dg.models  # noqa: F401  registers the models
+    import sfmoe_dg.models.architectures.registry  # noqa: F401  registers the models
     from sfmoe_dg.models.macs import count_macs
 
     name = hparam_table(algorithm, "PACS")["backbone"].default
@@ -30,8 +30,8 @@ def measured(algorithm: str, images: int, steps: int) -> tuple[float, float]:
     """Images per second of CPU time that one thread of this machine trains and predicts, medians of ``steps``."""
     import torch
 
-    from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
-    from sfmoe_dg.analysis.efficiency import random_minibatches
+    from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
+    from sfmoe_dg.analysis.efficiency.compute import random_minibatches
 
     torch.set_num_threads(1)
     hparams = default_hparams(algorithm, "PACS") | {"pretrained": False}

@@ -15,8 +15,8 @@ import time
 
 import torch
 
-from sfmoe_dg.prepare import Execution, prepare
-from sfmoe_dg.run import RunSpec
+from sfmoe_dg.runs.spec import RunSpec
+from sfmoe_dg.training.prepare import Execution, prepare
 
 ALGORITHMS = ["SFMoE", "GMoE", "HybridSFMoE", "VMoE", "WideNet", "CondMoE"]
 

@@ -38,13 +38,13 @@ from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 from torchvision import transforms as tv
 
-from sfmoe_dg import data
-from sfmoe_dg.data.cache import cached
-from sfmoe_dg.data.device_augment import TensorTransform
+from sfmoe_dg.data.batches.cache import cached
+from sfmoe_dg.data.batches.device_augment import TensorTransform
+from sfmoe_dg.data.batches.loaders import TrainLoader
+from sfmoe_dg.data.batches.transforms import IMAGENET_MEAN, IMAGENET_STD, ImageTransform
+from sfmoe_dg.data.build import build_dataset
 from sfmoe_dg.data.domains import Domain, DomainDataset
-from sfmoe_dg.data.loaders import TrainLoader
 from sfmoe_dg.data.splits import split_domains
-from sfmoe_dg.data.transforms import IMAGENET_MEAN, IMAGENET_STD, ImageTransform
 
 UPSTREAM_WORKERS = 8
 SIZE = 224
@@ -159,7 +159,7 @@ def cpu_seconds() -> float:
 
 def contenders(args: argparse.Namespace, cache_dir: str) -> tuple[list[Contender], int]:
     """The ways to read, and the number of training domains: all but the last one."""
-    dataset = data.build(args.dataset, args.data_dir)
+    dataset = build_dataset(args.dataset, args.data_dir)
     train_envs = list(range(len(dataset) - 1))
     splits = split_domains(dataset, [len(train_envs)])
     started, cpu = time.perf_counter(), time.process_time()

@@ -26,9 +26,9 @@ import torch.nn.functional as F
 from timm.layers import Mlp
 from torch import Tensor, nn
 
-import sfmoe_dg.models  # registers the models
-from sfmoe_dg.models.moe import MoE, ffn_moe, moe_layers, routing_set
-from sfmoe_dg.models.routing import Routing, RoutingOptions, route
+import sfmoe_dg.models.architectures.registry  # registers the models
+from sfmoe_dg.models.moe.layers import MoE, ffn_moe, moe_layers, routing_set
+from sfmoe_dg.models.moe.routing import Routing, RoutingOptions, route
 
 Step = Callable[[], None]
 

@@ -32,19 +32,19 @@ from curves import Curves, above, draw, print_table, save
 from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from sfmoe_dg import data
-from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
-from sfmoe_dg.analysis.efficiency import peak_memory, random_minibatches
-from sfmoe_dg.analysis.figures.style import new_figure
-from sfmoe_dg.data.cache import cached
+from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
+from sfmoe_dg.analysis.drawing.style import new_figure
+from sfmoe_dg.analysis.efficiency.compute import peak_memory, random_minibatches
+from sfmoe_dg.data.batches.cache import cached
+from sfmoe_dg.data.build import build_dataset
 from sfmoe_dg.data.catalog import CATALOG, DatasetFacts
 from sfmoe_dg.data.splits import split_domains
-from sfmoe_dg.evaluate import evaluate
-from sfmoe_dg.models.moe import ffn_moe
-from sfmoe_dg.models.routing import RoutingOptions
-from sfmoe_dg.prepare import Execution, prepare
-from sfmoe_dg.run import Options, RunSpec
-from sfmoe_dg.train import train
+from sfmoe_dg.models.moe.layers import ffn_moe
+from sfmoe_dg.models.moe.routing import RoutingOptions
+from sfmoe_dg.runs.spec import Options, RunSpec
+from sfmoe_dg.training.evaluate import evaluate
+from sfmoe_dg.training.loop import train
+from sfmoe_dg.training.prepare import Execution, prepare
 
 DOMAINS, CLASSES, FILE_SIZE, INPUT_SIZE = 4, 4, 64, 32
 RUN_STEPS = 40
@@ -70,7 +70,7 @@ def write_images(root: Path, count: int) -> str:
         coarse = Image.fromarray(random.integers(0, 255, (8, 8, 3), dtype=np.uint8))
         coarse.resize((FILE_SIZE, FILE_SIZE)).save(folder / f"{i:06}.jpg")
     facts = DatasetFacts(name, name, domains, domains, CLASSES, (3, INPUT_SIZE, INPUT_SIZE), RUN_STEPS,
-                         "sfmoe_dg.data.image_folder:read")  # fmt: skip
+                         "sfmoe_dg.data.sets.image_folder:read")  # fmt: skip
     CATALOG.register(name, facts)
     return name
 
@@ -81,7 +81,7 @@ def measure_images(curves: Curves, root: Path, name: str, count: int, images: st
     def add(part: str, unit: str, seconds: float) -> None:
         curves.add(part, unit, count, seconds)
 
-    seconds, dataset = cpu_time(lambda: data.build(name, str(root)))
+    seconds, dataset = cpu_time(lambda: build_dataset(name, str(root)))
     if images == "files":
         add("listing the files", "s", seconds)
         add("splitting the domains", "s", cpu_time(lambda: split_domains(dataset, [0]))[0])
@@ -106,7 +106,9 @@ def measure_images(curves: Curves, root: Path, name: str, count: int, images: st
 
 def bench_images(args: argparse.Namespace, root: Path) -> None:
     names = {count: write_images(root / "data", count) for count in args.images}
-    data.build(names[args.images[0]], str(root / "data"))  # what the first one costs, imports above all, is no listing
+    build_dataset(
+        names[args.images[0]], str(root / "data")
+    )  # what the first one costs, imports above all, is no listing
     curves = Curves()
     for i in range(args.rounds):
         for count, name in names.items():

@@ -66,8 +66,9 @@ class Stages:
 
 def put_hooks(stages: Stages) -> None:
     """In the process that trains: names that training looks up in modules are replaced by timed ones."""
-    from sfmoe_dg import prepare, train
     from sfmoe_dg.algorithms.erm import ERM
+    from sfmoe_dg.training import loop as train
+    from sfmoe_dg.training import prepare
 
     prepare.open_data = stages.timed("data", prepare.open_data)
     prepare._build_algorithm = stages.timed("model", prepare._build_algorithm)

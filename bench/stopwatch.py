@@ -57,9 +57,9 @@ def put_hooks(watch: Stopwatch) -> None:
     import torch
     from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-    from sfmoe_dg import train
     from sfmoe_dg.algorithms.erm import ERM
-    from sfmoe_dg.data.loaders import EvalLoader, TrainLoader
+    from sfmoe_dg.data.batches.loaders import EvalLoader, TrainLoader
+    from sfmoe_dg.training import loop as train
 
     stages = {"prepare": "data and model", "evaluate": "evaluation"}
     stages |= dict.fromkeys(("save_state", "save_trained", "append_record", "write_progress"), "saving")

@@ -25,13 +25,13 @@ from typing import Any
 
 from device_rates import PEAK_TFLOPS, assumed, measured
 
-from sfmoe_dg.algorithms import hparam_table
+from sfmoe_dg.algorithms.registry import hparam_table
 from sfmoe_dg.data.catalog import facts
-from sfmoe_dg.durations import duration
-from sfmoe_dg.hparams import resolve
-from sfmoe_dg.run import RunSpec
-from sfmoe_dg.sweep import plan
-from sfmoe_dg.sweep_spec import make_spec
+from sfmoe_dg.foundation.durations import duration
+from sfmoe_dg.runs.hparams import resolve
+from sfmoe_dg.runs.spec import RunSpec
+from sfmoe_dg.sweeps.plan import plan
+from sfmoe_dg.sweeps.study import make_spec
 
 DATASETS = ("PACS", "VLCS", "OfficeHome", "TerraIncognita", "DomainNet")
 UPSTREAM_DATASETS = ("RotatedMNIST", "ColoredMNIST", "VLCS", "PACS", "OfficeHome", "TerraIncognita", "DomainNet")

@@ -24,12 +24,12 @@ from pathlib import Path
 
 from stopwatch import Stopwatch
 
-from sfmoe_dg.launch import Job
-from sfmoe_dg.launch.pool import Pool, make_places
-from sfmoe_dg.lease import this_process
-from sfmoe_dg.run import RunSpec
-from sfmoe_dg.sweep import load_plans, plan, save_plan
-from sfmoe_dg.sweep_spec import read_spec
+from sfmoe_dg.runs.lease import this_process
+from sfmoe_dg.runs.spec import RunSpec
+from sfmoe_dg.sweeps.launch.launcher import Job
+from sfmoe_dg.sweeps.launch.pool import Pool, make_places
+from sfmoe_dg.sweeps.plan import load_plans, plan, save_plan
+from sfmoe_dg.sweeps.study import read_spec
 
 # 20 domains to hold out, 5 algorithms, 5 trials: 500 runs for every draw of hyper-parameters.
 MANY = """
@@ -128,10 +128,10 @@ def bench_many(root: Path, count: int, rounds: int) -> None:
 
 def train_timed(output_dir: Path, run_id: str, born: float) -> None:
     """Train one run of a folder's plan as ``sfmoe-dg train`` does, and print the seconds of its stages as JSON."""
-    from sfmoe_dg import train
     from sfmoe_dg.algorithms.erm import ERM
-    from sfmoe_dg.lease import Lease
-    from sfmoe_dg.prepare import Execution
+    from sfmoe_dg.runs.lease import Lease
+    from sfmoe_dg.training import loop as train
+    from sfmoe_dg.training.prepare import Execution
 
     imported, watch = time.time() - born, Stopwatch()
     stages = {"prepare": "data and model", "acquire": "lease: take", "evaluate": "evaluations", "save_state": "save"}

@@ -15,11 +15,11 @@ import time
 import numpy as np
 import torch
 
-from sfmoe_dg.evaluate import evaluate
-from sfmoe_dg.models.moe import moe_layers
-from sfmoe_dg.models.trace import LayerTrace, routing_trace
-from sfmoe_dg.prepare import Execution, Setup, prepare
-from sfmoe_dg.run import RunSpec
+from sfmoe_dg.models.moe.layers import moe_layers
+from sfmoe_dg.models.moe.trace import LayerTrace, routing_trace
+from sfmoe_dg.runs.spec import RunSpec
+from sfmoe_dg.training.evaluate import evaluate
+from sfmoe_dg.training.prepare import Execution, Setup, prepare
 
 ALGORITHMS = ["SFMoE", "GMoE", "HybridSFMoE", "VMoE", "WideNet", "CondMoE"]
 

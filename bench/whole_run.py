@@ -161,7 +161,7 @@ def measure(command: Command, work: Work, args: argparse.Namespace) -> None:
 
 def run_theirs(checkout: str, workers: int, network: str, flags: list[str]) -> None:
     """DomainBed's training script in this process, its network built without weights."""
-    from sfmoe_dg.compat.checkout import find_package, open_package
+    from sfmoe_dg.compat.domainbed.checkout import find_package, open_package
 
     open_package(find_package(checkout))
     import domainbed.datasets  # type: ignore[import-not-found]
@@ -197,8 +197,8 @@ def run_ours(born: float, flags: list[str]) -> None:
     """``sfmoe-dg train`` in this process; its last line tells the seconds of its stages."""
     from stopwatch import Stopwatch, put_hooks
 
-    from sfmoe_dg import cli
-    from sfmoe_dg.cli.quick_imports import quick_imports
+    from sfmoe_dg.cli import main as cli
+    from sfmoe_dg.foundation.quick_imports import quick_imports
 
     watch = Stopwatch()
     with quick_imports():  # as the command imports
@@ -257,10 +257,10 @@ def show(found: Sequence[Command]) -> None:
 
 
 def build_cache(args: argparse.Namespace, cache_dir: str) -> None:
-    from sfmoe_dg import data
-    from sfmoe_dg.data.cache import cached
+    from sfmoe_dg.data.batches.cache import cached
+    from sfmoe_dg.data.build import build_dataset
 
-    started, cpu, dataset = time.perf_counter(), time.process_time(), data.build(args.dataset, args.data_dir)
+    started, cpu, dataset = time.perf_counter(), time.process_time(), build_dataset(args.dataset, args.data_dir)
     cached(dataset, cache_dir)
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     print(f"Cache of {sum(map(len, dataset))} images built in {seconds:.1f} s ({cpu:.1f} s of CPU).\n", flush=True)

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sfmoe_dg.arguments import ArgumentParser
-from sfmoe_dg.data.cub_dg import FOLDER
 from sfmoe_dg.data.cub_dg.build import BuildReport, build, verify
+from sfmoe_dg.data.cub_dg.names import FOLDER
 from sfmoe_dg.data.cub_dg.plan import DEFAULT_STYLES, BuildOptions
 from sfmoe_dg.data.cub_dg.sheet import write_contact_sheet
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.foundation.arguments import ArgumentParser
+from sfmoe_dg.foundation.errors import UserError
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sfmoe_dg.checkpoint import TrainedRun
+    from sfmoe_dg.training.model_file import TrainedRun
 
 __version__ = "0.1.0"
 
@@ -21,6 +21,6 @@ def load(run_folder: str | Path) -> TrainedRun:
     Raises:
         UserError: if the folder holds no model, or one that cannot be read.
     """
-    from sfmoe_dg import checkpoint
+    from sfmoe_dg.training import model_file
 
-    return checkpoint.load(run_folder)
+    return model_file.load(run_folder)

@@ -36,7 +36,7 @@ if _first_handler:
     atexit.register(_leave)
 
 # Below the registration, so that handlers of everything imported from here on run before ours.
-from sfmoe_dg.cli import main  # noqa: E402
+from sfmoe_dg.cli.main import main  # noqa: E402
 
 
 def program() -> int:

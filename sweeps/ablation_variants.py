@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from sfmoe_dg.algorithms import ALGORITHMS
-from sfmoe_dg.algorithms.sf_moe import SFMoE
-from sfmoe_dg.hparams import HparamTable
+from sfmoe_dg.algorithms.presets.sf_moe import SFMoE
+from sfmoe_dg.algorithms.registry import ALGORITHMS
+from sfmoe_dg.runs.hparams import HparamTable
 
 BASE: Mapping[str, Any] = {"moe_layers": "[S,F]x2", "num_experts": 6, "top_k": 2, "router": "linear"}
 """sf_moe_tiny_32 as it is."""

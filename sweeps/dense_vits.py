@@ -6,8 +6,8 @@ weight decays, so that only the experts differ. Which ones the paper gave its de
 
 from __future__ import annotations
 
-from sfmoe_dg.algorithms import ALGORITHMS
-from sfmoe_dg.algorithms.sf_moe import SFMoE
+from sfmoe_dg.algorithms.presets.sf_moe import SFMoE
+from sfmoe_dg.algorithms.registry import ALGORITHMS
 
 
 class ViTS16(SFMoE):

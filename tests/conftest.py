@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from sfmoe_dg.registry import REGISTRIES, open_registry
+from sfmoe_dg.foundation.registry import REGISTRIES, open_registry
 
 # Before torch is imported: no look-ups on the network, and one thread per test process, since pytest-xdist runs two.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -1,6 +1,6 @@
 """Small records and run folders for the tests of records, selection, tables and pages."""
 
-from sfmoe_dg.records import append_record
+from sfmoe_dg.runs.records import append_record
 
 
 def make_record(step=0, accs=((0.5, 0.4), (0.6, 0.3), (0.7, 0.2)), **changes):

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
-from sfmoe_dg.analysis.figures.subject import Subject
-from sfmoe_dg.analysis.opened import OpenedRun
-from sfmoe_dg.prepare import open_data
-from sfmoe_dg.run import RunSpec
+from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
+from sfmoe_dg.analysis.subject.opened import OpenedRun
+from sfmoe_dg.analysis.subject.subject import Subject
+from sfmoe_dg.runs.spec import RunSpec
+from sfmoe_dg.training.prepare import open_data
 
 
 def opened_run(algorithm: str = "SFMoE", **hparams: object) -> OpenedRun:

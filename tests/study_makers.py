@@ -7,11 +7,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sfmoe_dg.lease import this_process
-from sfmoe_dg.progress import PROGRESS, Progress
-from sfmoe_dg.run import RunSpec
-from sfmoe_dg.sweep import plan, record_failure, save_plan
-from sfmoe_dg.sweep_spec import make_spec
+from sfmoe_dg.runs.folder import record_failure
+from sfmoe_dg.runs.lease import this_process
+from sfmoe_dg.runs.progress import PROGRESS, Progress
+from sfmoe_dg.runs.spec import RunSpec
+from sfmoe_dg.sweeps.plan import plan, save_plan
+from sfmoe_dg.sweeps.study import make_spec
 
 SMALL = {"name": "small", "datasets": ["StyledDigits"], "algorithms": ["ERM", "CORAL"], "n_trials": 1, "n_hparams": 2}
 NO_PROCESS = 2**22 + 1

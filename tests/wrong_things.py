@@ -1,4 +1,4 @@
-"""What tests/test_wrong_inputs.py goes wrong with: each function gives a maker, which is called in an empty folder."""
+"""Makers of wrong inputs; each is called in an empty folder."""
 
 from __future__ import annotations
 

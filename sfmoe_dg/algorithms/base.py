@@ -24,11 +24,11 @@ from sfmoe_dg.algorithms.optimisation import (
     parameter_groups,
     set_lr_factor,
 )
-from sfmoe_dg.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.host_buffers import HostBuffers
-from sfmoe_dg.hparams import Hparam, require_positive, require_within
-from sfmoe_dg.run import PARALLEL_MODES as PARALLEL_MODES  # for objectives, which need no other module than this
+from sfmoe_dg.data.batches.transforms import IMAGENET_MEAN, IMAGENET_STD
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.foundation.host_counters import HostBuffers
+from sfmoe_dg.runs.hparams import Hparam, require_positive, require_within
+from sfmoe_dg.runs.spec import PARALLEL_MODES as PARALLEL_MODES  # for objectives, which need no other module than this
 
 Minibatches = Sequence[tuple[Tensor, Tensor]]
 
@@ -71,7 +71,7 @@ class Forward:
 
 
 class Parallel(Protocol):
-    """What an update needs where several processes share it (:mod:`sfmoe_dg.parallel`)."""
+    """What an update needs where several processes share it (:mod:`sfmoe_dg.training.sharing.shared_updates`)."""
 
     def run(self, images: list[Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """What ``ERM.run_passes`` returns, run such that the gradients of all processes meet."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sfmoe_dg.hparams import SMALL_IMAGES, Hparam, choice, int_log2_uniform, log10_uniform
+from sfmoe_dg.runs.hparams import SMALL_IMAGES, Hparam, choice, int_log2_uniform, log10_uniform
 
 MODEL_DEFAULT = "default"
 """The value that leaves a choice to the backbone itself."""

@@ -10,7 +10,7 @@ import torch
 from timm.models import group_parameters
 from torch import nn
 
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.foundation.errors import UserError
 
 
 def lr_factor(step: int, steps: int, hparams: Mapping[str, Any]) -> float:

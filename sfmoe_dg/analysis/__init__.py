@@ -1,6 +1,3 @@
-"""The computations behind every figure: pandas tables and arrays out, no printing; only ``figures`` draws.
-
-Bottom up: ``opened`` (a finished run and its images), ``annotations`` (where parts lie, which attributes images have),
-``observations`` (what a run routed where), ``predicting`` (the network that predicts), ``information`` (association in
-tables of counts), ``resampling`` (tests and intervals); then one file per subject, and ``figures``, one per drawing.
+"""Looking inside trained models. ``subject/`` opens a run and observes its routing, ``statistics/`` and ``drawing/``
+are shared, then one folder per analysis: ``compute.py`` makes its tables (no drawing), ``figure.py`` draws them.
 """

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sfmoe_dg.analysis.figures import ANALYSES
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.registry import unknown
+from sfmoe_dg.analysis.registry import ANALYSES
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.foundation.registry import unknown
 
 if TYPE_CHECKING:
-    from sfmoe_dg.analysis.figures.subject import Subject
+    from sfmoe_dg.analysis.subject.subject import Subject
 
 ALL = "all"
 FIGURES = "figures"
@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sfmoe_dg.plugins import load_plugins
-    from sfmoe_dg.records import RESULTS
+    from sfmoe_dg.foundation.plugins import load_plugins
+    from sfmoe_dg.runs.records import RESULTS
 
     # The profiler, which knows how much memory an update takes, otherwise tells of itself on standard error.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
     import torch
 
-    from sfmoe_dg.analysis.figures.subject import Subject
+    from sfmoe_dg.analysis.subject.subject import Subject
     from sfmoe_dg.cli.train import cache_folder
 
     if args.threads is not None:
@@ -93,8 +93,8 @@ def draw_all(subject: Subject, names: list[str], output: Path, skip: bool) -> in
 
     Returns 1 if an analysis failed for another reason.
     """
-    from sfmoe_dg.analysis.figures.saving import save
-    from sfmoe_dg.analysis.figures.subject import NotApplicable
+    from sfmoe_dg.analysis.drawing.saving import save
+    from sfmoe_dg.analysis.subject.subject import NotApplicable
 
     failed = 0
     for name in names:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.foundation.errors import UserError
 
 if TYPE_CHECKING:
-    from sfmoe_dg.sweep import RunStatus
+    from sfmoe_dg.sweeps.status import RunStatus
 
 EXAMPLE = """example:
   sfmoe-dg cancel --output_dir results/pacs
@@ -29,9 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sfmoe_dg.launch import queued_runs
-    from sfmoe_dg.naming import find_run
-    from sfmoe_dg.sweep import load_plans, status
+    from sfmoe_dg.sweeps.find_run import find_run
+    from sfmoe_dg.sweeps.launch.launcher import queued_runs
+    from sfmoe_dg.sweeps.plan import load_plans
+    from sfmoe_dg.sweeps.status import status
 
     output_dir = Path(args.output_dir)
     runs = load_plans(output_dir)
@@ -51,18 +52,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _refuse_idle(s: RunStatus) -> None:
-    from sfmoe_dg.naming import title
-    from sfmoe_dg.sweep import State
+    from sfmoe_dg.runs.folder import State
+    from sfmoe_dg.sweeps.find_run import title
 
     if s.state not in (State.RUNNING, State.QUEUED):
         raise UserError(f"run {title(s.spec)} is neither running nor queued: it is {s.state.value}")
 
 
 def _announce(states: Sequence[RunStatus], output_dir: Path, queued: dict[str, str], whole: bool) -> int:
-    from sfmoe_dg.launch.sweeps import sweeps_of
-    from sfmoe_dg.naming import title
-    from sfmoe_dg.steering import owner_of
-    from sfmoe_dg.sweep import State
+    from sfmoe_dg.runs.folder import State
+    from sfmoe_dg.sweeps.find_run import title
+    from sfmoe_dg.sweeps.launch.active_sweeps import sweeps_of
+    from sfmoe_dg.sweeps.stop_and_delete import owner_of
 
     for owner in sweeps_of(output_dir) if whole else ():
         print(f"would end the sweep of {owner}")
@@ -76,8 +77,8 @@ def _announce(states: Sequence[RunStatus], output_dir: Path, queued: dict[str, s
 
 def _stop_sweeps(output_dir: Path) -> int:
     """End the sweeps that work in the folder; returns how many could not be."""
-    from sfmoe_dg.launch.sweeps import sweeps_of
-    from sfmoe_dg.steering import Stop, stop_process
+    from sfmoe_dg.sweeps.launch.active_sweeps import sweeps_of
+    from sfmoe_dg.sweeps.stop_and_delete import Stop, stop_process
 
     left = 0
     for owner in sweeps_of(output_dir):
@@ -90,8 +91,8 @@ def _stop_sweeps(output_dir: Path) -> int:
 
 def _cancel_jobs(output_dir: Path, ids: set[str] | None) -> set[str]:
     """Take jobs out of every queue; returns the runs that they hold, which may be more than were named."""
-    from sfmoe_dg.launch import LAUNCHERS
-    from sfmoe_dg.registry import BrokenPlugin
+    from sfmoe_dg.foundation.registry import BrokenPlugin
+    from sfmoe_dg.sweeps.launch.launcher import LAUNCHERS
 
     canceled = set[str]()
     for name in LAUNCHERS:
@@ -114,8 +115,8 @@ def _cancel_jobs(output_dir: Path, ids: set[str] | None) -> set[str]:
 
 def _stop_runs(states: Sequence[RunStatus]) -> int:
     """Stop runs on this machine; returns how many go on."""
-    from sfmoe_dg.naming import title
-    from sfmoe_dg.steering import Stop, stop_runs
+    from sfmoe_dg.sweeps.find_run import title
+    from sfmoe_dg.sweeps.stop_and_delete import Stop, stop_runs
 
     left = 0
     for s, owner, how in stop_runs(states):

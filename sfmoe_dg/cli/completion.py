@@ -20,8 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sfmoe_dg.cli import make_parser
     from sfmoe_dg.cli.completion_words import commands
 
-    print(SCRIPTS[args.shell](commands(make_parser())), end="")
+    print(SCRIPTS[args.shell](commands(args.whole_parser)), end="")
     return 0

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sfmoe_dg.registry import open_registry
+from sfmoe_dg.foundation.registry import open_registry
 
 NAMES = {"algorithm": "algorithms", "dataset": "datasets", "launcher": "launchers", "log": "loggers"}
 """Flags that take the names of a registry."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.foundation.errors import UserError
 
 
 def confirm(what: str, yes: bool) -> bool:

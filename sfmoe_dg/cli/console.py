@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from sfmoe_dg.algorithms.base import Values
-    from sfmoe_dg.lease import Owner
-    from sfmoe_dg.prepare import Setup
+    from sfmoe_dg.runs.lease import Owner
+    from sfmoe_dg.training.prepare import Setup
 
 SHOWN_SECONDS = 1.0
 """The progress bar's loss is no older than that."""

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sfmoe_dg.models.vmoe_convert import convert, registered_name
+    from sfmoe_dg.compat.vmoe.convert import convert, registered_name
 
     config = convert(args.prefix, args.out)
     sparse = ", ".join(str(i) for i in config["moe_layers"]) or "no block"

@@ -24,9 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sfmoe_dg.launch import queued_runs
-    from sfmoe_dg.steering import delete_run, incomplete
-    from sfmoe_dg.sweep import load_plans, status
+    from sfmoe_dg.sweeps.launch.launcher import queued_runs
+    from sfmoe_dg.sweeps.plan import load_plans
+    from sfmoe_dg.sweeps.status import status
+    from sfmoe_dg.sweeps.stop_and_delete import delete_run, incomplete
 
     output_dir = Path(args.output_dir)
     found = incomplete(status(load_plans(output_dir), output_dir, queued_runs(output_dir)))

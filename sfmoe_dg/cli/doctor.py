@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sfmoe_dg.doctor import Level, examine, probes
+    from sfmoe_dg.doctor.examination import examine, probes
+    from sfmoe_dg.doctor.findings import Level
 
     counts = dict.fromkeys(Level, 0)
     findings = []

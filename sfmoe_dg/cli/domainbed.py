@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sfmoe_dg.compat.runner import command, environment
+    from sfmoe_dg.compat.domainbed.runner import command, environment
 
     words = args.words[1:] if args.words[:1] == ["--"] else args.words
     words = command(args.checkout, words)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.launch_settings import LaunchSettings, check_value, make_launch
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.sweeps.launch.settings import LaunchSettings, check_value, make_launch
 
 _HERE = {
     "jobs": ("N", "runs at a time; with GPUs, --parallel_per_gpu says so instead"),

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.registry import Registry, open_registry, package_of
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.foundation.registry import Registry, open_registry, package_of
 
 if TYPE_CHECKING:
     from sfmoe_dg.algorithms.base import Algorithm
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sfmoe_dg.plugins import load_plugins
+    from sfmoe_dg.foundation.plugins import load_plugins
 
     load_plugins(args.plugin)
     registry = open_registry(args.what)
@@ -73,7 +73,7 @@ def _loaded(registry: Registry[T]) -> Iterator[tuple[str, T, tuple[str, ...]]]:
 
 def algorithm_rows() -> list[tuple[str, ...]]:
     """Name, paper, year and needs of every registered algorithm; the year is empty where ``paper`` ends with none."""
-    from sfmoe_dg.algorithms import ALGORITHMS
+    from sfmoe_dg.algorithms.registry import ALGORITHMS
 
     rows: list[tuple[str, ...]] = []
     for name, algorithm, package in _loaded(ALGORITHMS):

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.foundation.errors import UserError
 
 ERROR_LINES = 20
 POLL_SECONDS = 0.5
@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sfmoe_dg.naming import find_run, title
-    from sfmoe_dg.sweep import load_plans
+    from sfmoe_dg.sweeps.find_run import find_run, title
+    from sfmoe_dg.sweeps.plan import load_plans
 
     if args.lines < 0:
         raise UserError(f"--lines is {args.lines}; it must be at least 0")

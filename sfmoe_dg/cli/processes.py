@@ -6,9 +6,10 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sfmoe_dg.distributed import World, join, leave
-from sfmoe_dg.prepare import Setup, pick_device
-from sfmoe_dg.train import Quiet, Stopped
+from sfmoe_dg.foundation.processes import World, join, leave
+from sfmoe_dg.training.loop import Stopped
+from sfmoe_dg.training.prepare import Setup, pick_device
+from sfmoe_dg.training.reporters.reporter import Quiet
 
 
 def by_torchrun() -> bool:

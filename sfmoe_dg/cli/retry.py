@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.foundation.errors import UserError
 
 EXAMPLE = """example:
   sfmoe-dg retry --failed --output_dir results/pacs
@@ -24,9 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sfmoe_dg.naming import find_run, title
-    from sfmoe_dg.steering import forget_failures
-    from sfmoe_dg.sweep import State, load_plans, status
+    from sfmoe_dg.runs.folder import State
+    from sfmoe_dg.sweeps.find_run import find_run, title
+    from sfmoe_dg.sweeps.plan import load_plans
+    from sfmoe_dg.sweeps.status import status
+    from sfmoe_dg.sweeps.stop_and_delete import forget_failures
 
     if not args.runs and not args.failed:
         raise UserError("which runs? name some, or say --failed for every run that failed")

@@ -11,12 +11,12 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfmoe_dg.durations import duration
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.foundation.durations import duration
+from sfmoe_dg.foundation.errors import UserError
 
 if TYPE_CHECKING:
-    from sfmoe_dg.run import RunSpec
-    from sfmoe_dg.sweep import RunStatus
+    from sfmoe_dg.runs.spec import RunSpec
+    from sfmoe_dg.sweeps.status import RunStatus
 
 LISTED = 20
 """Running and failed runs that are listed under the table, of each kind."""
@@ -47,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sfmoe_dg.sweep import State, load_plans, status
+    from sfmoe_dg.runs.folder import State
+    from sfmoe_dg.sweeps.plan import load_plans
+    from sfmoe_dg.sweeps.status import status
 
     if args.watch is not None and not 0 < args.watch < float("inf"):
         raise UserError(f"--watch is {args.watch:g}; it must be a number of seconds above 0")
@@ -70,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _queued(output_dir: Path) -> tuple[Collection[str], str]:
     """The runs that a queue holds, or why that cannot be known."""
-    from sfmoe_dg.launch import queued_runs
+    from sfmoe_dg.sweeps.launch.launcher import queued_runs
 
     try:
         return queued_runs(output_dir), ""
@@ -91,7 +93,7 @@ def _show(states: Sequence[RunStatus], args: argparse.Namespace, problem: str) -
 
 def table(states: Sequence[RunStatus]) -> Iterator[str]:
     """A line per data set and algorithm, in the order of the plan, and a total."""
-    from sfmoe_dg.sweep import State
+    from sfmoe_dg.runs.folder import State
 
     counts: dict[str, Counter[State]] = defaultdict(Counter)
     for s in states:
@@ -104,8 +106,8 @@ def table(states: Sequence[RunStatus]) -> Iterator[str]:
 
 
 def _running(states: Sequence[RunStatus]) -> Iterator[str]:
-    from sfmoe_dg.progress import read_progress
-    from sfmoe_dg.sweep import State
+    from sfmoe_dg.runs.folder import State
+    from sfmoe_dg.runs.progress import read_progress
 
     running = [s for s in states if s.state is State.RUNNING]
     for s in running[:LISTED]:
@@ -119,7 +121,7 @@ def _running(states: Sequence[RunStatus]) -> Iterator[str]:
 
 
 def _failed(states: Sequence[RunStatus]) -> Iterator[str]:
-    from sfmoe_dg.sweep import State
+    from sfmoe_dg.runs.folder import State
 
     failed = [s for s in states if s.state is State.FAILED]
     for s in failed[:LISTED]:
@@ -132,13 +134,13 @@ def _failed(states: Sequence[RunStatus]) -> Iterator[str]:
 
 
 def _title(run: RunSpec) -> str:
-    from sfmoe_dg.naming import title
+    from sfmoe_dg.sweeps.find_run import title
 
     return title(run)
 
 
 def _as_json(states: Sequence[RunStatus]) -> dict[str, Any]:
-    from sfmoe_dg.sweep import State
+    from sfmoe_dg.runs.folder import State
 
     counts = Counter(s.state for s in states)
     return {
@@ -149,9 +151,9 @@ def _as_json(states: Sequence[RunStatus]) -> dict[str, Any]:
 
 
 def _run_as_json(s: RunStatus) -> dict[str, Any]:
-    from sfmoe_dg.lease import current, read_owner
-    from sfmoe_dg.progress import read_progress
-    from sfmoe_dg.sweep import State
+    from sfmoe_dg.runs.folder import State
+    from sfmoe_dg.runs.lease import current, read_owner
+    from sfmoe_dg.runs.progress import read_progress
 
     values: dict[str, Any] = {"id": s.folder.name, "title": str(s.spec), "dataset": s.spec.dataset}
     values |= {"algorithm": s.spec.algorithm, "state": s.state.value, "folder": str(s.folder)}

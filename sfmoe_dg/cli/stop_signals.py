@@ -9,7 +9,7 @@ import time
 from types import FrameType
 from typing import Any
 
-from sfmoe_dg.train import Stopped, StopRequest
+from sfmoe_dg.training.loop import Stopped, StopRequest
 
 GRACE_SECONDS = 60.0
 """How long a run that has saved waits to be killed, outside of Slurm."""

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from sfmoe_dg.cli import launch_flags
 
 if TYPE_CHECKING:
-    from sfmoe_dg.launch import Job
-    from sfmoe_dg.launch_settings import LaunchSettings
-    from sfmoe_dg.run import RunSpec
-    from sfmoe_dg.sweep import RunStatus
-    from sfmoe_dg.sweep_spec import SweepSpec
+    from sfmoe_dg.runs.spec import RunSpec
+    from sfmoe_dg.sweeps.launch.launcher import Job
+    from sfmoe_dg.sweeps.launch.settings import LaunchSettings
+    from sfmoe_dg.sweeps.status import RunStatus
+    from sfmoe_dg.sweeps.study import SweepSpec
 
 EXAMPLE = """example:
   sfmoe-dg sweep sweeps/quickstart.toml --output_dir results/quickstart --jobs 2
@@ -40,13 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sfmoe_dg.launch import LAUNCHERS, Study, queued_runs
-    from sfmoe_dg.launch.commands import Commands
-    from sfmoe_dg.launch.sweeps import registered
-    from sfmoe_dg.loggers import check_loggers
-    from sfmoe_dg.records import make_folder
-    from sfmoe_dg.sweep import check_data_folders, plan, save_plan
-    from sfmoe_dg.sweep_spec import read_spec
+    from sfmoe_dg.foundation.files import make_folder
+    from sfmoe_dg.sweeps.launch.active_sweeps import registered
+    from sfmoe_dg.sweeps.launch.commands import Commands
+    from sfmoe_dg.sweeps.launch.launcher import LAUNCHERS, Study, queued_runs
+    from sfmoe_dg.sweeps.plan import check_data_folders, plan, save_plan
+    from sfmoe_dg.sweeps.study import read_spec
+    from sfmoe_dg.training.reporters.loggers import check_loggers
 
     spec = read_spec(args.spec)
     settings = launch_flags.override(spec.launch, args)
@@ -84,7 +84,7 @@ def _check_hparams(spec: SweepSpec) -> None:
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
-    from sfmoe_dg.sweep_spec import check_hparams
+    from sfmoe_dg.sweeps.study import check_hparams
 
     if not spec.hparams and not spec.overrides:
         return
@@ -97,9 +97,9 @@ def _check_hparams(spec: SweepSpec) -> None:
 
 
 def _load_and_check(spec: SweepSpec) -> None:
-    from sfmoe_dg.cli.quick_imports import quick_imports
-    from sfmoe_dg.plugins import load_plugins
-    from sfmoe_dg.sweep_spec import check_hparams
+    from sfmoe_dg.foundation.plugins import load_plugins
+    from sfmoe_dg.foundation.quick_imports import quick_imports
+    from sfmoe_dg.sweeps.study import check_hparams
 
     with quick_imports():
         import sfmoe_dg.algorithms.base  # noqa: F401 - what every algorithm stands on
@@ -110,7 +110,7 @@ def _load_and_check(spec: SweepSpec) -> None:
 def _is_worth_it(states: Sequence[RunStatus], settings: LaunchSettings, yes: bool, progress: _Progress) -> bool:
     """Say what the sweep will cost, and ask if that is much."""
     from sfmoe_dg.cli.confirm import confirm
-    from sfmoe_dg.cost import estimate
+    from sfmoe_dg.sweeps.time_estimate import estimate
 
     cost = estimate(states)
     if cost.is_above(settings.confirm_above_hours):
@@ -164,7 +164,7 @@ class _Progress:
 def finish(output_dir: Path, states: Sequence[RunStatus]) -> int:
     """Tables on standard output and in files; failed runs on standard error; the exit code of the sweep."""
     from sfmoe_dg.cli.collect import save_tables
-    from sfmoe_dg.sweep import State
+    from sfmoe_dg.runs.folder import State
 
     done = [s for s in states if s.state is State.DONE]
     if done:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfmoe_dg.cli.console import ConsoleReporter, describe_run
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.run import OPTION_CHOICES, PARALLEL_MODES, TASKS, Options, RunSpec
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.runs.spec import OPTION_CHOICES, PARALLEL_MODES, TASKS, Options, RunSpec
 
 if TYPE_CHECKING:
     from sfmoe_dg.cli.stop_signals import StopSignals
-    from sfmoe_dg.distributed import World
-    from sfmoe_dg.prepare import Execution
-    from sfmoe_dg.train import Reporter
+    from sfmoe_dg.foundation.processes import World
+    from sfmoe_dg.training.prepare import Execution
+    from sfmoe_dg.training.reporters.reporter import Reporter
 
 CACHE_VARIABLE = "SFMOE_DG_CACHE"
 
@@ -158,13 +158,13 @@ def cache_folder(given: str | None = None) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sfmoe_dg.cli.quick_imports import quick_imports
+    from sfmoe_dg.foundation.quick_imports import quick_imports
 
     with quick_imports(compiling=args.compile != "none", logging_to=tuple(args.log)):
         from sfmoe_dg.cli.stop_signals import StopSignals
-        from sfmoe_dg.loggers import check_loggers
-        from sfmoe_dg.plugins import load_plugins
-        from sfmoe_dg.train import Stopped
+        from sfmoe_dg.foundation.plugins import load_plugins
+        from sfmoe_dg.training.loop import Stopped
+        from sfmoe_dg.training.reporters.loggers import check_loggers
 
     if not args.checkpoint_minutes >= 0:
         raise UserError(f"--checkpoint_minutes is {args.checkpoint_minutes}; it must be at least 0 (0: at every step)")
@@ -188,9 +188,9 @@ def _speaker() -> Callable[[str], None]:
 
 def _train(args: argparse.Namespace, signals: StopSignals) -> int:
     from sfmoe_dg.cli.processes import by_torchrun, launched, together
-    from sfmoe_dg.host_memory import keep_freed_memory
-    from sfmoe_dg.prepare import Execution, pick_device
-    from sfmoe_dg.train import train
+    from sfmoe_dg.foundation.glibc_memory import keep_freed_memory
+    from sfmoe_dg.training.loop import train
+    from sfmoe_dg.training.prepare import Execution, pick_device
 
     world, say, spec = launched(), _speaker(), make_spec(args)
     if args.parallel != "ddp" and not by_torchrun():
@@ -218,7 +218,7 @@ def _train(args: argparse.Namespace, signals: StopSignals) -> int:
 
 def _show(spec: RunSpec, execution: Execution, say: Callable[[str], None]) -> int:
     """Check the run as training would, say what it is, and write nothing but the image cache."""
-    from sfmoe_dg.prepare import prepare
+    from sfmoe_dg.training.prepare import prepare
 
     setup = prepare(spec, execution)
     setup.close()
@@ -234,7 +234,8 @@ def _show(spec: RunSpec, execution: Execution, say: Callable[[str], None]) -> in
 def _reporter(args: argparse.Namespace, world: World, on_start: Callable[[], None]) -> Iterator[Reporter]:
     """The console and the loggers for the process that leads, silence for the others."""
     from sfmoe_dg.cli.processes import Follower
-    from sfmoe_dg.loggers import LOGGERS, Together
+    from sfmoe_dg.training.reporters.loggers import LOGGERS
+    from sfmoe_dg.training.reporters.together import Together
 
     if not world.leads:
         yield Follower(on_start)

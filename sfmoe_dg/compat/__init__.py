@@ -1,7 +1,1 @@
-"""Both ways with DomainBed's own code, from a checkout of it that the user has.
-
-Its algorithms in our commands: ``domainbed.py`` (the plug-in, torch-free) and ``upstream_algorithms.py`` (what wraps
-them). Ours in its commands: ``runner.py`` (environment and command line), ``domainbed_shim/`` (what Python finds first
-under the name ``domainbed``) and ``ours_in_domainbed.py`` (what is added to its modules when they are imported).
-Both stand on ``checkout.py``. Nothing here is imported unless one of the two is asked for.
-"""
+"""Other people's code: DomainBed (both ways) and the released V-MoE checkpoints."""

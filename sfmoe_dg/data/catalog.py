@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sfmoe_dg.registry import Registry
+from sfmoe_dg.foundation.registry import Registry
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """torchvision's, so that the same files count as images; case does not matter."""
@@ -49,7 +49,7 @@ class DatasetFacts:
         num_classes: 0 where only the data can tell.
         input_shape: channels, height and width of what the model sees.
         checkpoint_freq: steps between evaluations.
-        reader: ``'module:attribute'`` of the function that opens it, called by ``sfmoe_dg.data.build``.
+        reader: ``'module:attribute'`` of the function that opens it, called by ``sfmoe_dg.data.build.build_dataset``.
         steps: length of a training run.
         counts: images per domain, in the order of ``domains``, in the complete published copy. Empty if not known;
             a copy with other counts is not an error.
@@ -107,7 +107,7 @@ def _debug(name: str, size: int) -> DatasetFacts:
         num_classes=2,
         input_shape=(3, size, size),
         checkpoint_freq=100,
-        reader="sfmoe_dg.data.debug:read",
+        reader="sfmoe_dg.data.sets.debug:read",
         counts=(16, 16, 16),
         needs_data_dir=False,
     )
@@ -123,7 +123,7 @@ def _image_folder(
     counts: tuple[int, ...] = (),
     splits: tuple[str, ...] = RANDOM_ONLY,
     domain_attributes: tuple[tuple[str, ...], ...] = (),
-    reader: str = "sfmoe_dg.data.image_folder:read",
+    reader: str = "sfmoe_dg.data.sets.image_folder:read",
 ) -> DatasetFacts:
     return DatasetFacts(
         name=name,
@@ -157,7 +157,7 @@ def _wilds(
         num_classes=num_classes,
         input_shape=(3, 224, 224),
         checkpoint_freq=100,
-        reader=f"sfmoe_dg.data.wilds:{reader}",
+        reader=f"sfmoe_dg.data.sets.wilds:{reader}",
         counts=counts,
         domain_attributes=(look,) * len(domains),
     )
@@ -173,7 +173,7 @@ def _spawrious(name: str) -> DatasetFacts:
         num_classes=4,
         input_shape=(3, 224, 224),
         checkpoint_freq=100,
-        reader="sfmoe_dg.data.spawrious:read",
+        reader="sfmoe_dg.data.sets.spawrious:read",
         counts=(25344, 12672, 12672),  # 8, 4 and 4 × 3168
         domain_attributes=((*_PHOTO, "synthetic"),) * 3,  # made by a text-to-image model
         crops=False,
@@ -199,7 +199,7 @@ _add(
         num_classes=2,
         input_shape=(2, 28, 28),
         checkpoint_freq=100,
-        reader="sfmoe_dg.data.mnist:read_colored",
+        reader="sfmoe_dg.data.sets.mnist:read_colored",
         counts=(23334, 23333, 23333),
         domain_attributes=(("drawn", "colour"),) * 3,
     )
@@ -213,7 +213,7 @@ _add(
         num_classes=10,
         input_shape=(1, 28, 28),
         checkpoint_freq=100,
-        reader="sfmoe_dg.data.mnist:read_rotated",
+        reader="sfmoe_dg.data.sets.mnist:read_rotated",
         counts=(11667, 11667, 11667, 11667, 11666, 11666),
         domain_attributes=(("drawn",),) * 6,
     )
@@ -343,7 +343,7 @@ _add(
         input_shape=(3, 32, 32),
         checkpoint_freq=100,
         steps=1001,  # converged by then
-        reader="sfmoe_dg.data.styled_digits:read",
+        reader="sfmoe_dg.data.sets.styled_digits:read",
         counts=(1797, 1797, 1797, 1797),
         needs_data_dir=False,
         splits=RANDOM_OR_IDENTITY,

@@ -14,8 +14,8 @@ from typing import TypeAlias
 import numpy as np
 
 from sfmoe_dg.data.domains import DomainDataset
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.seeds import seed_hash
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.foundation.seeds import seed_hash
 
 SPLIT_POLICIES = ("random", "identity")
 

@@ -17,17 +17,17 @@ from sfmoe_dg.data.builders.layouts import (
 from sfmoe_dg.data.builders.recipe import Recipe, from_catalog
 from sfmoe_dg.data.builders.verify import verify
 from sfmoe_dg.data.catalog import CATALOG, DatasetFacts, facts
-from sfmoe_dg.doctor import Finding, Probe, ok, problem, warning
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.doctor.findings import Finding, Probe, ok, problem, warning
+from sfmoe_dg.foundation.errors import UserError
 
 SECONDS = 30.0
 """For counting one data set: half a million files on a local disk take less."""
 
 COUNTERS: dict[str, Callable[[Path], Counts]] = {
-    "sfmoe_dg.data.image_folder:read": count_image_folders,
+    "sfmoe_dg.data.sets.image_folder:read": count_image_folders,
     "sfmoe_dg.data.cub_dg.reader:read": count_image_folders,
-    "sfmoe_dg.data.wilds:read_camelyon": count_camelyon,
-    "sfmoe_dg.data.wilds:read_fmow": count_fmow,
+    "sfmoe_dg.data.sets.wilds:read_camelyon": count_camelyon,
+    "sfmoe_dg.data.sets.wilds:read_fmow": count_fmow,
 }
 """How the images of a data set are counted, by its reader; the others are in :func:`_recipe`."""
 

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from sfmoe_dg.doctor import Finding, Probe, ok, problem, warning
+from sfmoe_dg.doctor.findings import Finding, Probe, ok, problem, warning
 
 GIB = 2**30
 TOO_LITTLE, LITTLE = 1 * GIB, 10 * GIB

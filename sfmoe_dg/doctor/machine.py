@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
-from sfmoe_dg import __version__
-from sfmoe_dg.cores import usable_cores
-from sfmoe_dg.doctor import Finding, Probe, ok, problem, warning
+from sfmoe_dg.doctor.findings import Finding, Probe, ok, problem, warning
+from sfmoe_dg.foundation.cores import usable_cores
+from sfmoe_dg.foundation.version import __version__
 
 OLDEST_PYTHON = (3, 10)
 DISTRIBUTION = "sfmoe-dg"

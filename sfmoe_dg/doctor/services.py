@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
-from sfmoe_dg.doctor import Finding, Probe, ok, problem, warning
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.registry import REGISTRIES, open_registry
+from sfmoe_dg.doctor.findings import Finding, Probe, ok, problem, warning
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.foundation.registry import REGISTRIES, open_registry
 
 HUB = "https://huggingface.co"
 HUB_SECONDS = 4.0

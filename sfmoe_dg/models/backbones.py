@@ -10,14 +10,14 @@ import timm
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.models import ARCHITECTURES
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.foundation.registry import Registry, nearest
+from sfmoe_dg.models.architectures.mnist_cnn import MLP, MnistCNN
+from sfmoe_dg.models.architectures.registry import ARCHITECTURES
 from sfmoe_dg.models.featurizer import DinoFeaturizer, FrozenNormFeaturizer, Normalization
 from sfmoe_dg.models.featurizer import Featurizer as Featurizer
-from sfmoe_dg.models.mnist_cnn import MLP, MnistCNN
-from sfmoe_dg.models.moe import moe_layers
-from sfmoe_dg.models.pretrained import has_weights, load_pretrained
-from sfmoe_dg.registry import Registry, nearest
+from sfmoe_dg.models.moe.layers import moe_layers
+from sfmoe_dg.models.weights.pretrained import has_weights, load_pretrained
 
 TIMM_NAMES: Mapping[str, tuple[str, str]] = {
     "resnet18": ("resnet18.tv_in1k", "ResNet-18, torchvision's ImageNet weights, as in DomainBed"),

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sfmoe_dg.models.moe import moe_layers
+from sfmoe_dg.models.moe.layers import moe_layers
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sfmoe_dg.models.mnist_cnn import MnistCNN
+from sfmoe_dg.models.architectures.mnist_cnn import MnistCNN
 
 NUM_TRANSFORMER_STAGES = 4
 

@@ -16,18 +16,18 @@ import torch.nn.functional as F
 import trajectories
 from torch import nn
 
-from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
-from sfmoe_dg.algorithms.adrmx import contrastive_loss
-from sfmoe_dg.algorithms.arm import ARM
-from sfmoe_dg.algorithms.cad import BASE_TEMPERATURE
-from sfmoe_dg.algorithms.dann import class_balanced_weights, takes_discriminator_turn
-from sfmoe_dg.algorithms.erm_plus_plus import LARS
-from sfmoe_dg.algorithms.rsc import percentile
-from sfmoe_dg.algorithms.sagnet import randomize_content, randomize_style
-from sfmoe_dg.algorithms.transfer import project_into_ball
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.prepare import Execution, prepare
-from sfmoe_dg.run import RunSpec
+from sfmoe_dg.algorithms.objectives.adrmx import contrastive_loss
+from sfmoe_dg.algorithms.objectives.arm import ARM
+from sfmoe_dg.algorithms.objectives.cad import BASE_TEMPERATURE
+from sfmoe_dg.algorithms.objectives.dann import class_balanced_weights, takes_discriminator_turn
+from sfmoe_dg.algorithms.objectives.erm_plus_plus import LARS
+from sfmoe_dg.algorithms.objectives.rsc import percentile
+from sfmoe_dg.algorithms.objectives.sagnet import randomize_content, randomize_style
+from sfmoe_dg.algorithms.objectives.transfer import project_into_ball
+from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.runs.spec import RunSpec
+from sfmoe_dg.training.prepare import Execution, prepare
 
 GOLDEN = trajectories.read_golden("golden_trajectories_adversarial.json")
 

@@ -11,8 +11,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sfmoe_dg.algorithms import ALGORITHMS, base, default_hparams, gradient_masks, mldg
-from sfmoe_dg.evaluate import is_correct
+from sfmoe_dg.algorithms import base
+from sfmoe_dg.algorithms.objectives import mldg
+from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
+from sfmoe_dg.algorithms.shared import gradient_masks
+from sfmoe_dg.training.evaluate import is_correct
 
 CLASSES, DOMAINS, BATCH = 5, 3, 4
 BACKBONES = {"MixStyle": "resnet18"} | {

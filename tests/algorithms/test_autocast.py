@@ -8,8 +8,8 @@ import pytest
 import torch
 from test_objectives import make, minibatches
 
-from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
 from sfmoe_dg.algorithms.base import Precision
+from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
 
 
 def onsets(name):

@@ -7,10 +7,10 @@ from itertools import pairwise
 import pytest
 import torch
 
-from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
 from sfmoe_dg.algorithms.optimisation import clip_gradients, lr_factor, set_fused, set_lr_factor
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.resume import capture, restore
+from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.training.checkpoint import capture, restore
 
 
 def make(**overrides):

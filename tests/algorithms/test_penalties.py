@@ -9,17 +9,17 @@ import trajectories
 from test_objectives import make
 from torch import nn
 
-from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
 from sfmoe_dg.algorithms.base import Forward, Precision
-from sfmoe_dg.algorithms.eqrm import quantile
-from sfmoe_dg.algorithms.gradients import gradients
-from sfmoe_dg.algorithms.ib_erm import bottleneck
-from sfmoe_dg.algorithms.irm import invariance_penalty
-from sfmoe_dg.algorithms.kernels import gaussian_mmd
-from sfmoe_dg.algorithms.mixup import neighbours_in_a_random_ring, same_length
-from sfmoe_dg.algorithms.self_reg import two_shuffles_within
-from sfmoe_dg.algorithms.trm import inverse_hessian_times
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.algorithms.objectives.eqrm import quantile
+from sfmoe_dg.algorithms.objectives.ib_erm import bottleneck
+from sfmoe_dg.algorithms.objectives.irm import invariance_penalty
+from sfmoe_dg.algorithms.objectives.mixup import neighbours_in_a_random_ring, same_length
+from sfmoe_dg.algorithms.objectives.self_reg import two_shuffles_within
+from sfmoe_dg.algorithms.objectives.trm import inverse_hessian_times
+from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
+from sfmoe_dg.algorithms.shared.gradients import gradients
+from sfmoe_dg.algorithms.shared.kernels import gaussian_mmd
+from sfmoe_dg.foundation.errors import UserError
 
 
 def test_invariance_penalty():

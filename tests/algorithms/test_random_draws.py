@@ -11,7 +11,7 @@ import json
 import pytest
 import trajectories
 
-from sfmoe_dg.algorithms import default_hparams, random_hparams
+from sfmoe_dg.algorithms.registry import default_hparams, random_hparams
 
 GOLDEN = trajectories.read_golden("golden_draws.json")
 

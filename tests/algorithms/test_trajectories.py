@@ -19,7 +19,7 @@ import pytest
 import torch
 import trajectories
 
-from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
+from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
 
 GOLDEN = trajectories.read_golden("golden_trajectories.json")
 

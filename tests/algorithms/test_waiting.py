@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
+from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
 
 CLASSES, DOMAINS, BATCH = 5, 3, 4
 

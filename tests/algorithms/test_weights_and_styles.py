@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
-from sfmoe_dg.algorithms.miro import ChannelVariance, information_loss
-from sfmoe_dg.algorithms.mix_style import mix_styles, other_domain
-from sfmoe_dg.algorithms.sam import climb
-from sfmoe_dg.checkpoint import load_model
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.models.moe import moe_layers
+from sfmoe_dg.algorithms.objectives.miro import ChannelVariance, information_loss
+from sfmoe_dg.algorithms.objectives.mix_style import mix_styles, other_domain
+from sfmoe_dg.algorithms.objectives.sam import climb
+from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.models.moe.layers import moe_layers
 from sfmoe_dg.models.stages import conv_stages, recorded_stages, transformer_stages
-from sfmoe_dg.prepare import Execution
-from sfmoe_dg.run import RunSpec
-from sfmoe_dg.train import train
+from sfmoe_dg.runs.spec import RunSpec
+from sfmoe_dg.training.loop import train
+from sfmoe_dg.training.model_file import load_model
+from sfmoe_dg.training.prepare import Execution
 
 
 def make(name, backbone="mnist_cnn", num_domains=2, **overrides):

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
+from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
 
 UPDATES = 5
 NUM_DOMAINS = 3

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from sfmoe_dg.analysis.annotations import Annotations, no_annotations
-from sfmoe_dg.analysis.observations import LayerRouting, Observations
+from sfmoe_dg.analysis.subject.annotations import Annotations, no_annotations
+from sfmoe_dg.analysis.subject.observations import LayerRouting, Observations
 
 LAYER = "blocks.0.mlp"
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
-from sfmoe_dg.analysis.adaptive_compute import (
+from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
+from sfmoe_dg.analysis.adaptive_compute.compute import (
     accuracy_against_capacity,
     dropped_patches,
     drops_on_object,
     first_dropped,
 )
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.models.moe import moe_layers
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.models.moe.layers import moe_layers
 
 SPARSE = ("sf_moe_tiny_32", "v_moe_tiny_32", "wide_net_tiny_32")
 

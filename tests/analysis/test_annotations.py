@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from sfmoe_dg.analysis.annotations import annotate
+from sfmoe_dg.analysis.subject.annotations import annotate
 from sfmoe_dg.data.cub_dg.table import BirdTable, write_table
 from sfmoe_dg.data.domains import DomainDataset, InMemoryDomain
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.foundation.errors import UserError
 
 
 def dataset(name: str, identities) -> DomainDataset:

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from sfmoe_dg.analysis.attention import (
+from sfmoe_dg.analysis.attention.compute import (
     attention_weights,
     class_token_rows,
     head_overlap,
     head_redundancy,
     redundancy_by_block,
 )
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.models.backbones import build_backbone
 
 TRANSFORMERS = ("vit_tiny_32", "sf_moe_tiny_32", "v_moe_tiny_32", "wide_net_tiny_32", "cond_moe_tiny_32")

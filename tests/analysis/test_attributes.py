@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from observation_makers import LAYER, attributed, observations, random_observations, renamed, routing
 from scipy import stats
 
-from sfmoe_dg.analysis.attributes import (
+from sfmoe_dg.analysis.attributes.compute import (
     Answers,
     Units,
     associate,
@@ -18,7 +18,7 @@ from sfmoe_dg.analysis.attributes import (
     units_of,
     usage_groups,
 )
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.foundation.errors import UserError
 
 
 def units(usage, attributes, strata=None) -> Units:

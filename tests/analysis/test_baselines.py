@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from observation_makers import LAYER, random_observations
 
-from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
-from sfmoe_dg.analysis.baselines import shuffled, with_untrained_routers
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.models.conditions import LEVELS
-from sfmoe_dg.models.moe import moe_layers
+from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
+from sfmoe_dg.analysis.statistics.baselines import shuffled, with_untrained_routers
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.models.moe.conditions import LEVELS
+from sfmoe_dg.models.moe.layers import moe_layers
 
 
 def pairs(layer) -> list:

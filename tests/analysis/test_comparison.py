@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sfmoe_dg.analysis.comparison import (
+from sfmoe_dg.analysis.statistics.comparison import (
     SCORE_COLUMNS,
     critical_difference,
     friedman_chi2,
@@ -22,8 +22,8 @@ from sfmoe_dg.analysis.comparison import (
     sign_flip_p,
     summary,
 )
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.selection import SELECTION_METHODS
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.results.selection import SELECTION_METHODS
 
 
 def scores(accuracies: dict[str, dict[str, list[list[float]]]]) -> pd.DataFrame:

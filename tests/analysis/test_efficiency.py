@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
-from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
-from sfmoe_dg.analysis import efficiency
-from sfmoe_dg.analysis.efficiency import (
+from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
+from sfmoe_dg.analysis.efficiency import compute as efficiency
+from sfmoe_dg.analysis.efficiency.compute import (
     accuracy_against_cost,
     efficiency_table,
     measure_cost,
@@ -22,7 +22,7 @@ from sfmoe_dg.analysis.efficiency import (
     random_minibatches,
     resident_bytes,
 )
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.models.macs import count_macs
 
 TINY = {"dataset": "StyledDigits", "input_shape": (3, 32, 32), "num_classes": 5, "batch_size": 2, "steps": 2}

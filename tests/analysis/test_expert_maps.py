@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from sfmoe_dg import data
-from sfmoe_dg.analysis.annotations import no_annotations
-from sfmoe_dg.analysis.expert_maps import agreement, expert_maps, parts_in_patches, pictures, shared_objects
-from sfmoe_dg.analysis.observations import LayerRouting, Observations
-from sfmoe_dg.data.digit_attributes import parts
+from sfmoe_dg.analysis.expert_maps.compute import agreement, expert_maps, parts_in_patches, pictures, shared_objects
+from sfmoe_dg.analysis.subject.annotations import no_annotations
+from sfmoe_dg.analysis.subject.observations import LayerRouting, Observations
+from sfmoe_dg.data.build import build_dataset
 from sfmoe_dg.data.domains import DomainDataset, InMemoryDomain
-from sfmoe_dg.data.styled_digits import HALF_INK, digits
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.data.sets.digit_attributes import parts
+from sfmoe_dg.data.sets.styled_digits import HALF_INK, digits
+from sfmoe_dg.foundation.errors import UserError
 
 # Objects 7 and 9 in domain 0, then in domain 2; patches of a 1×3 grid behind one class token; two choices.
 FIRST = [[0, 1, 2], [0, 0, 1], [0, 1, 1], [0, 0, 2]]
@@ -108,7 +108,7 @@ def test_parts_of_digits_lie_on_the_patch_that_shows_them():
 
 
 def test_pictures_are_drawn_as_they_are():
-    dataset = data.build("StyledDigits")
+    dataset = build_dataset("StyledDigits")
     drawn = pictures(dataset, np.array([0, 3]), np.array([5, 5]))
     assert drawn.shape == (2, 32, 32, 3)
     np.testing.assert_array_equal(drawn[1], dataset[3].image(5).permute(1, 2, 0).numpy())

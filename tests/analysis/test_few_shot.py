@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
-from sfmoe_dg.analysis.few_shot import (
+from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
+from sfmoe_dg.analysis.few_shot.compute import (
     RidgeHead,
     accuracy_of,
     draw_examples,
@@ -16,8 +16,8 @@ from sfmoe_dg.analysis.few_shot import (
     prompted,
     tune_prompts,
 )
-from sfmoe_dg.analysis.predicting import features_and_logits, predicting_featurizer
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.analysis.subject.predicting import features_and_logits, predicting_featurizer
+from sfmoe_dg.foundation.errors import UserError
 
 TRANSFORMERS = ("vit_tiny_32", "sf_moe_tiny_32", "v_moe_tiny_32", "wide_net_tiny_32", "cond_moe_tiny_32")
 

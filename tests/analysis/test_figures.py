@@ -8,21 +8,20 @@ import pandas as pd
 import pytest
 from record_makers import make_record
 
-from sfmoe_dg.analysis.comparison import rank_methods
-from sfmoe_dg.analysis.figures import (
-    ANALYSES,
-    ablation,
-    compare,
-    efficiency,
-    expert_maps,
-    few_shot,
-    parts,
-    stability,
-    style,
-)
-from sfmoe_dg.analysis.figures.saving import Drawing, save
-from sfmoe_dg.cli import analyze, main
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.analysis.ablation import figure as ablation
+from sfmoe_dg.analysis.compare import figure as compare
+from sfmoe_dg.analysis.drawing import style
+from sfmoe_dg.analysis.drawing.saving import Drawing, save
+from sfmoe_dg.analysis.efficiency import figure as efficiency
+from sfmoe_dg.analysis.expert_maps import figure as expert_maps
+from sfmoe_dg.analysis.few_shot import figure as few_shot
+from sfmoe_dg.analysis.parts import figure as parts
+from sfmoe_dg.analysis.registry import ANALYSES
+from sfmoe_dg.analysis.stability import figure as stability
+from sfmoe_dg.analysis.statistics.comparison import rank_methods
+from sfmoe_dg.cli import analyze
+from sfmoe_dg.cli.main import main
+from sfmoe_dg.foundation.errors import UserError
 
 EXPERTS = pd.RangeIndex(3, name="expert")
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from sfmoe_dg.analysis.information import cramers_v, entropies
+from sfmoe_dg.analysis.statistics.information import cramers_v, entropies
 
 TABLES = arrays(np.int64, (3, 4), elements=st.integers(0, 9))
 

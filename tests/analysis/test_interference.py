@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
 from sfmoe_dg.algorithms.base import Algorithm
-from sfmoe_dg.analysis.interference import (
+from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
+from sfmoe_dg.analysis.interference.compute import (
     cosines,
     domain_interference,
     domain_loss,
@@ -19,9 +19,9 @@ from sfmoe_dg.analysis.interference import (
     mean_off_diagonal,
     part_of_layer,
 )
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.models.backbones import Featurizer
-from sfmoe_dg.models.moe import moe_layers
+from sfmoe_dg.models.moe.layers import moe_layers
 
 BACKBONES = ("vit_tiny_32", "sf_moe_tiny_32", "v_moe_tiny_32", "wide_net_tiny_32", "cond_moe_tiny_32", "resnet18")
 

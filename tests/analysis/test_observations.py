@@ -12,18 +12,18 @@ import timm
 import torch
 from observation_makers import LAYER, observations, random_observations, routing
 
-import sfmoe_dg.models
-from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
-from sfmoe_dg.analysis.observations import RoutingRecorder, observe
-from sfmoe_dg.analysis.opened import open_run
-from sfmoe_dg.data import styled_digits
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.evaluate import is_correct, predicted_classes
-from sfmoe_dg.models.moe import moe_layers
-from sfmoe_dg.models.trace import routing_trace
-from sfmoe_dg.prepare import Execution, open_data
-from sfmoe_dg.run import Options, RunSpec
-from sfmoe_dg.train import train
+import sfmoe_dg.models.architectures.registry
+from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
+from sfmoe_dg.analysis.subject.observations import RoutingRecorder, observe
+from sfmoe_dg.analysis.subject.opened import open_run
+from sfmoe_dg.data.sets import styled_digits
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.models.moe.layers import moe_layers
+from sfmoe_dg.models.moe.trace import routing_trace
+from sfmoe_dg.runs.spec import Options, RunSpec
+from sfmoe_dg.training.evaluate import is_correct, predicted_classes
+from sfmoe_dg.training.loop import train
+from sfmoe_dg.training.prepare import Execution, open_data
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from observation_makers import LAYER, located, observations, random_observations, renamed, routing
 
-from sfmoe_dg.analysis.parts import (
+from sfmoe_dg.analysis.parts.compute import (
     nearest_patches,
     part_histogram,
     part_information,
@@ -16,7 +16,7 @@ from sfmoe_dg.analysis.parts import (
     part_patches,
     shares,
 )
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.foundation.errors import UserError
 
 
 def test_nearest_patches_by_hand():

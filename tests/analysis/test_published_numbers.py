@@ -7,11 +7,11 @@ import math
 import pandas as pd
 import pytest
 
-from sfmoe_dg.algorithms import ALGORITHMS
-from sfmoe_dg.analysis.published_numbers import PUBLISHED_COLUMNS, SELECTIONS, beside_published, published
+from sfmoe_dg.algorithms.registry import ALGORITHMS
+from sfmoe_dg.analysis.compare.published_numbers import PUBLISHED_COLUMNS, SELECTIONS, beside_published, published
 from sfmoe_dg.data.catalog import CATALOG
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.selection import SELECTION_METHODS
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.results.selection import SELECTION_METHODS
 
 VALIDATION, LEAVE_ONE_OUT, ORACLE = (method.name for method in SELECTION_METHODS)
 

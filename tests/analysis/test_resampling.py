@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sfmoe_dg.analysis.resampling import (
+from sfmoe_dg.analysis.statistics.resampling import (
     benjamini_hochberg,
     bootstrap_interval,
     holm,

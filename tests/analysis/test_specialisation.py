@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from observation_makers import LAYER, observations, random_observations, renamed, routing
 
-from sfmoe_dg.analysis.specialisation import class_table, clustered_columns, position_table, specialisation
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.analysis.specialisation.compute import class_table, clustered_columns, position_table, specialisation
+from sfmoe_dg.foundation.errors import UserError
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from observation_makers import LAYER, attributed, observations, renamed, routing
 
-from sfmoe_dg.analysis.attributes import Units, units_of
-from sfmoe_dg.analysis.stability import (
+from sfmoe_dg.analysis.attributes.compute import Units, units_of
+from sfmoe_dg.analysis.stability.compute import (
     counting_attributes,
     domain_stability,
     match,
@@ -21,7 +21,7 @@ from sfmoe_dg.analysis.stability import (
     profile,
     rank_correlations,
 )
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.foundation.errors import UserError
 
 
 def test_rank_correlations_by_hand():

@@ -11,10 +11,16 @@ import torch
 from record_makers import make_record, write_run
 from run_makers import opened_run, subject_of
 
-from sfmoe_dg.analysis.figures import ablation, adaptive_compute, attention, compare, efficiency, few_shot, interference
-from sfmoe_dg.analysis.figures.subject import NotApplicable, Subject, best_sparse
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.models.moe import moe_layers
+from sfmoe_dg.analysis.ablation import figure as ablation
+from sfmoe_dg.analysis.adaptive_compute import figure as adaptive_compute
+from sfmoe_dg.analysis.attention import figure as attention
+from sfmoe_dg.analysis.compare import figure as compare
+from sfmoe_dg.analysis.efficiency import figure as efficiency
+from sfmoe_dg.analysis.few_shot import figure as few_shot
+from sfmoe_dg.analysis.interference import figure as interference
+from sfmoe_dg.analysis.subject.subject import NotApplicable, Subject, best_sparse
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.models.moe.layers import moe_layers
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from checkouts import real_checkout, write_checkout
 
-from sfmoe_dg.algorithms import ALGORITHMS
-from sfmoe_dg.compat.checkout import PACKAGE
-from sfmoe_dg.compat.domainbed import PREFIX
+from sfmoe_dg.algorithms.registry import ALGORITHMS
+from sfmoe_dg.compat.domainbed.checkout import PACKAGE
+from sfmoe_dg.compat.domainbed.plugin import PREFIX
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def _no_domainbed_before_or_after() -> Iterator[None]:
             del sys.modules[name]
         for name in [name for name in ALGORITHMS if name.startswith(PREFIX)]:
             del ALGORITHMS[name]
-        if "sfmoe_dg.compat.upstream_algorithms" in sys.modules:
-            sys.modules["sfmoe_dg.compat.upstream_algorithms"].wrap.cache_clear()
+        if "sfmoe_dg.compat.domainbed.upstream_algorithms" in sys.modules:
+            sys.modules["sfmoe_dg.compat.domainbed.upstream_algorithms"].wrap.cache_clear()
 
     forget()
     yield

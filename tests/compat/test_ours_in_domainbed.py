@@ -10,18 +10,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sfmoe_dg import data
-from sfmoe_dg.algorithms import ALGORITHMS, default_hparams, random_hparams
-from sfmoe_dg.compat.adapters import adapt, dataset_class, renormalization
-from sfmoe_dg.compat.ours_in_domainbed import add_hparams, new_names
-from sfmoe_dg.compat.runner import CHECKOUT_VARIABLE, SHIM, command, environment
+from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams, random_hparams
+from sfmoe_dg.compat.domainbed.adapters import adapt, dataset_class, renormalization
+from sfmoe_dg.compat.domainbed.ours_in_domainbed import add_hparams, new_names
+from sfmoe_dg.compat.domainbed.runner import CHECKOUT_VARIABLE, SHIM, command, environment
+from sfmoe_dg.data.batches.transforms import IMAGENET_MEAN, IMAGENET_STD
+from sfmoe_dg.data.build import build_dataset
 from sfmoe_dg.data.catalog import facts
-from sfmoe_dg.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.prepare import Execution
-from sfmoe_dg.records import load_records
-from sfmoe_dg.run import Options, RunSpec
-from sfmoe_dg.train import train
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.results.read import load_records
+from sfmoe_dg.runs.spec import Options, RunSpec
+from sfmoe_dg.training.loop import train
+from sfmoe_dg.training.prepare import Execution
 
 TINY = '{"batch_size": 2, "backbone": "sf_moe_tiny_32"}'
 
@@ -163,7 +163,7 @@ class TestAdapters:
         digits = dataset_class(entry, Base)
         assert (digits.__name__, digits.N_STEPS, digits.CHECKPOINT_FREQ) == ("StyledDigits", 1001, 100)
         assert list(entry.labels) == digits.ENVIRONMENTS
-        made, ours = digits(None, [0], {"data_augmentation": True}), data.build("StyledDigits")
+        made, ours = digits(None, [0], {"data_augmentation": True}), build_dataset("StyledDigits")
         assert (made.input_shape, made.num_classes, made.N_WORKERS) == ((3, 32, 32), 10, 0)
         assert [len(env) for env in made.datasets] == [len(domain) for domain in ours]
         x, y = made.datasets[2][5]

@@ -10,14 +10,14 @@ import pytest
 import torch
 from checkouts import write_checkout
 
-from sfmoe_dg.algorithms import ALGORITHMS, default_hparams, random_hparams
 from sfmoe_dg.algorithms.base import Precision
-from sfmoe_dg.checkpoint import load_model
-from sfmoe_dg.cli import main
-from sfmoe_dg.compat.checkout import PACKAGE, find_package, open_package
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.hparams import check_overrides
-from sfmoe_dg.plugins import load_plugins
+from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams, random_hparams
+from sfmoe_dg.cli.main import main
+from sfmoe_dg.compat.domainbed.checkout import PACKAGE, find_package, open_package
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.foundation.plugins import load_plugins
+from sfmoe_dg.runs.hparams import check_overrides
+from sfmoe_dg.training.model_file import load_model
 
 STUDY = """
 datasets = ["Debug28"]
@@ -45,7 +45,7 @@ def learner(name: str, hparams: dict | None = None, domains: int = 2):
 
 def test_names_come_from_the_checkout_without_torch(checkout):
     code = (
-        "import sys; from sfmoe_dg.plugins import load_plugins; from sfmoe_dg.algorithms import ALGORITHMS;"
+        "import sys; from sfmoe_dg.foundation.plugins import load_plugins; from sfmoe_dg.algorithms import ALGORITHMS;"
         f"load_plugins(['domainbed={checkout}']);"
         "print([n for n in ALGORITHMS if ':' in n], 'torch' in sys.modules)"
     )

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for image_trees.py and its lik
 from cub_trees import options, write_cub, write_styles
 from image_trees import write_tree
 
-from sfmoe_dg import data
+from sfmoe_dg.data.build import build_dataset
 from sfmoe_dg.data.cub_dg.build import BuildReport, build
 from sfmoe_dg.data.domains import DomainDataset, InMemoryDomain
 
@@ -26,7 +26,7 @@ def tiny_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_folder(tiny_tree: Path) -> DomainDataset:
-    return data.build("ImageFolder", str(tiny_tree))
+    return build_dataset("ImageFolder", str(tiny_tree))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from sfmoe_dg.data.cub_dg.plan import BuildOptions
-from sfmoe_dg.data.style_transfer import TransformerNet
+from sfmoe_dg.data.cub_dg.styles import TransformerNet
 
 SCRIPT = Path(__file__).resolve().parents[2] / "datasets" / "cub_dg.py"
 

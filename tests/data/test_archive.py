@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from sfmoe_dg.data.builders.archive import _Unpacker, extract, gunzip, safe_path
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.foundation.errors import UserError
 
 FILES = {"top/a/1.txt": b"one", "top/b/2.txt": b"two" * 1000, "top/empty.txt": b""}
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from cub_trees import ATTRIBUTES, CLASSES, PARTS, write_cub, write_lines
 
-from sfmoe_dg.data.birds import read_birds
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.data.cub_dg.birds import read_birds
+from sfmoe_dg.foundation.errors import UserError
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_what_is_missing_is_named(cub: Path, tmp_path: Path) -> None:
 
 
 def test_no_torch() -> None:
-    code = "import sys, sfmoe_dg.data.birds; sys.exit('torch' in sys.modules)"
+    code = "import sys, sfmoe_dg.data.cub_dg.birds; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

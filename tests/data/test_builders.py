@@ -18,12 +18,12 @@ from small_archives import classes, packed, write_tree
 from spawrious_trees import write_spawrious
 from wilds_trees import write_camelyon, write_fmow
 
-from sfmoe_dg import data
+from sfmoe_dg.data.build import build_dataset
 from sfmoe_dg.data.builders import recipe as recipes
 from sfmoe_dg.data.builders.camera_traps import ANNOTATION_FILES, ANNOTATIONS, IMAGES, chosen, prepare
 from sfmoe_dg.data.builders.duplicates import DUPLICATES, remove_listed
 from sfmoe_dg.data.catalog import facts
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.foundation.errors import UserError
 
 
 def build(name: str, tmp_path: Path, *argv: object) -> list[str]:
@@ -52,7 +52,7 @@ def test_image_folders(tmp_path: Path, script: str, name: str, top: str, renamed
     archive = packed(tmp_path / "in", tmp_path / "any name.zip")
     said = build(script, tmp_path, "--archive", archive)
     assert f"left out of {recipe(script).sources[0].file}: ReadMe.txt" in said
-    dataset = data.build(name, str(tmp_path / "data"))
+    dataset = build_dataset(name, str(tmp_path / "data"))
     assert dataset.domain_names == facts(name).domains
     assert archive.exists(), "the user's own file stays"
     hidden = sorted(path.name for path in (tmp_path / "data").iterdir())
@@ -86,7 +86,7 @@ def test_terra_incognita(tmp_path: Path) -> None:
     archives = [packed(tmp_path / "in", tmp_path / IMAGES), packed(tmp_path / "notes", tmp_path / ANNOTATIONS)]
     said = build("terra_incognita", tmp_path, "--archive", *archives)
     assert f"1 images are annotated but not in {IMAGES}, the first is 100-0.jpg" in said
-    dataset = data.build("TerraIncognita", str(tmp_path / "data"))
+    dataset = build_dataset("TerraIncognita", str(tmp_path / "data"))
     assert dataset.class_names == tuple(names)
     assert [len(domain) for domain in dataset] == [10, 11, 10, 10]
     assert "bobcat/38-0.jpg" in dataset[1].files  # type: ignore[attr-defined]
@@ -180,7 +180,7 @@ def test_mnist(tmp_path: Path) -> None:
         run("mnist", "--out", tmp_path / "data", "--archive", *archives)
     checksums = [f"{path.name}={recipes.digests(path).sha256}" for path in archives]
     build("mnist", tmp_path, "--archive", *archives, "--sha256", *checksums)
-    assert sum(map(len, data.build("RotatedMNIST", str(tmp_path / "data")))) == 80
+    assert sum(map(len, build_dataset("RotatedMNIST", str(tmp_path / "data")))) == 80
 
 
 def test_cub(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_wilds(tmp_path: Path, script: str, name: str) -> None:
     next(made.glob("RELEASE*")).unlink()
     (archive := packed(made, tmp_path / "a.tar.gz"))
     code, said = run(script, "--out", tmp_path / "data", "--archive", archive)
-    dataset = data.build(name, str(tmp_path / "data"))
+    dataset = build_dataset(name, str(tmp_path / "data"))
     counts = {domain.name: len(domain) for domain in dataset}
     assert all(any(line.startswith(f"  {domain}: {count}") for line in said) for domain, count in counts.items())
     assert any("is made, because the package wilds looks for it" in line for line in said)
@@ -217,7 +217,7 @@ def test_spawrious(tmp_path: Path) -> None:
     archive = packed(tmp_path / "in", tmp_path / "a.tar.gz")
     said = build("spawrious", tmp_path, "--archive", archive)
     assert "  M2M_hard Test: 16 of 25344" in said
-    assert [len(domain) for domain in data.build("SpawriousM2M_hard", str(tmp_path / "data"))] == [16, 8, 8]
+    assert [len(domain) for domain in build_dataset("SpawriousM2M_hard", str(tmp_path / "data"))] == [16, 8, 8]
 
 
 def test_archive_of_something_else(tmp_path: Path, capsys) -> None:

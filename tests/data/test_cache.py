@@ -18,19 +18,20 @@ import pytest
 from image_trees import write_image, write_tree
 from PIL import Image
 
-from sfmoe_dg import data
 from sfmoe_dg.cli.sweep import _command
 from sfmoe_dg.cli.train import cache_folder
-from sfmoe_dg.data import cache as cache_module
-from sfmoe_dg.data.cache import CachedDomain, cached
-from sfmoe_dg.data.device_augment import TensorTransform
-from sfmoe_dg.data.loaders import EvalLoader
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.prepare import Execution
-from sfmoe_dg.run import Options, RunSpec
-from sfmoe_dg.sweep import plan
-from sfmoe_dg.sweep_spec import make_spec
-from sfmoe_dg.train import train
+from sfmoe_dg.data.batches import cache as cache_module
+from sfmoe_dg.data.batches.cache import CachedDomain, cached
+from sfmoe_dg.data.batches.device_augment import TensorTransform
+from sfmoe_dg.data.batches.loaders import EvalLoader
+from sfmoe_dg.data.build import build_dataset
+from sfmoe_dg.data.domains import DomainDataset
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.runs.spec import Options, RunSpec
+from sfmoe_dg.sweeps.plan import plan
+from sfmoe_dg.sweeps.study import make_spec
+from sfmoe_dg.training.loop import train
+from sfmoe_dg.training.prepare import Execution
 
 
 @pytest.fixture
@@ -38,8 +39,8 @@ def tree(tmp_path: Path) -> Path:
     return write_tree(tmp_path / "tree", domains=("a", "b"), per_class=3)
 
 
-def open_tree(tree: Path) -> data.domains.DomainDataset:
-    return data.build("ImageFolder", str(tree))
+def open_tree(tree: Path) -> DomainDataset:
+    return build_dataset("ImageFolder", str(tree))
 
 
 def files(folder: Path) -> list[Path]:
@@ -198,7 +199,7 @@ def test_bad_images(tree: Path, tmp_path: Path) -> None:
         cached(open_tree(tree), tmp_path / "cache")
     assert len(files(tmp_path / "cache")) == 1, "domain a"
     assert not list((tmp_path / "cache").glob(".*.tmp"))
-    dataset = data.build("ImageFolder", str(tree), on_bad_image="skip")
+    dataset = build_dataset("ImageFolder", str(tree), on_bad_image="skip")
     assert [len(domain) for domain in cached(dataset, tmp_path / "cache")] == [6, 5]
     assert_same_pixels(dataset, tmp_path / "cache")
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from sfmoe_dg.data.catalog import CATALOG, facts
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.foundation.errors import UserError
 
 # domainbed/datasets.py: DATASETS in its order, with ENVIRONMENTS, folder, classes and CHECKPOINT_FREQ.
 UPSTREAM = {
@@ -63,7 +63,7 @@ def test_facts_are_consistent(name: str) -> None:
     assert entry.name == name
     assert len(entry.labels) == len(entry.domains)
     assert len(entry.counts) in (0, len(entry.domains))
-    if entry.reader == "sfmoe_dg.data.image_folder:read":
+    if entry.reader == "sfmoe_dg.data.sets.image_folder:read":
         assert list(entry.domains) == sorted(entry.domains), "folders are read in sorted order"
     assert "random" in entry.splits
 

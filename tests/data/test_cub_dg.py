@@ -16,9 +16,9 @@ from PIL import Image
 from sfmoe_dg.data.cub_dg.build import BuildReport, verify
 from sfmoe_dg.data.cub_dg.pictures import Header, Placement, load_picture, read_header
 from sfmoe_dg.data.cub_dg.sheet import write_contact_sheet
+from sfmoe_dg.data.cub_dg.styles import load_style, stylise
 from sfmoe_dg.data.cub_dg.table import read_table
-from sfmoe_dg.data.style_transfer import load_style, stylise
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.foundation.errors import UserError
 
 DOMAINS = ("Candy", "Mosaic", "Natural", "Udnie")
 

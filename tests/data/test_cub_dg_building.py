@@ -18,13 +18,13 @@ import pytest
 import torch
 from cub_trees import SCRIPT, options, style_weights, tree_hash
 
-from sfmoe_dg import records
 from sfmoe_dg.data.cub_dg import build as building
 from sfmoe_dg.data.cub_dg import work
 from sfmoe_dg.data.cub_dg.build import BuildReport, build, verify
 from sfmoe_dg.data.cub_dg.table import read_table, write_table
-from sfmoe_dg.data.locks import file_lock
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.foundation.locks import file_lock
+from sfmoe_dg.runs import records
 
 # ------------------------------------------------------------------------------------------------ the same bytes
 

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from cub_trees import CLASSES, write_cub, write_styles
 
-from sfmoe_dg import data
+from sfmoe_dg.data.build import build_dataset
 from sfmoe_dg.data.cub_dg.build import build
 from sfmoe_dg.data.cub_dg.plan import BuildOptions
 from sfmoe_dg.data.cub_dg.table import BirdTable, read_table
 from sfmoe_dg.data.domains import DomainDataset
 from sfmoe_dg.data.splits import DomainSplit, count_shared_identities, split_domains
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.prepare import Execution
-from sfmoe_dg.run import Options, RunSpec
-from sfmoe_dg.train import train
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.runs.spec import Options, RunSpec
+from sfmoe_dg.training.loop import train
+from sfmoe_dg.training.prepare import Execution
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +51,7 @@ def sides(dataset: DomainDataset, table: BirdTable, splits: list[DomainSplit], t
 
 
 def test_what_was_built_is_what_is_read(miniature: Path) -> None:
-    dataset = data.build("CUBDG", str(miniature))
+    dataset = build_dataset("CUBDG", str(miniature))
     assert dataset.domain_names == dataset.labels == ("Candy", "Mosaic", "Natural", "Udnie")
     assert (dataset.class_names, dataset.num_classes) == (CLASSES, 3)
     assert dataset.ignored == ()
@@ -64,7 +64,7 @@ def test_what_was_built_is_what_is_read(miniature: Path) -> None:
 @pytest.mark.parametrize("test_env", range(4))
 @pytest.mark.parametrize("trial_seed", range(3))
 def test_no_bird_on_both_sides(miniature: Path, test_env: int, trial_seed: int) -> None:
-    dataset, table = data.build("CUBDG", str(miniature)), read_table(miniature / "CUB_DG/annotations.parquet")
+    dataset, table = build_dataset("CUBDG", str(miniature)), read_table(miniature / "CUB_DG/annotations.parquet")
     given = {"trial_seed": trial_seed, "holdout_fraction": 0.4}
     splits = split_domains(dataset, [test_env], policy="identity", **given)
     trained, tested = sides(dataset, table, splits, test_env)
@@ -117,16 +117,16 @@ def edit(root: Path, **changes) -> None:
 def test_folders_that_do_not_fit_their_manifest(copy: Path, spoil, message: str) -> None:
     spoil(copy)
     with pytest.raises(UserError, match=message):
-        data.build("CUBDG", str(copy))
+        build_dataset("CUBDG", str(copy))
 
 
 def test_bad_pictures_may_be_skipped_but_not_missing(copy: Path) -> None:
     (copy / "CUB_DG/Candy/001.Awk/Awk_0001.jpg").write_text("spoiled")
-    dataset = data.build("CUBDG", str(copy), on_bad_image="skip")
+    dataset = build_dataset("CUBDG", str(copy), on_bad_image="skip")
     assert [len(domain) for domain in dataset] == [5, 6, 6, 6]
     (copy / "CUB_DG/Udnie/003.Coot/Coot_0002.jpg").unlink()
     with pytest.raises(UserError, match="holds 23 pictures, not the 24"):
-        data.build("CUBDG", str(copy), on_bad_image="skip")
+        build_dataset("CUBDG", str(copy), on_bad_image="skip")
 
 
 @pytest.mark.shared_data
@@ -144,7 +144,7 @@ def test_real_birds(shared_data: Path, tmp_path: Path) -> None:
         allow_missing=True,
     )
     build(given)
-    dataset, table = data.build("CUBDG", str(tmp_path)), read_table(tmp_path / "CUB_DG/annotations.parquet")
+    dataset, table = build_dataset("CUBDG", str(tmp_path)), read_table(tmp_path / "CUB_DG/annotations.parquet")
     assert (len(table), dataset.num_classes) == (4 * 323, 6)
     official = {int(i) for i, split in zip(table.image_id, table.split, strict=True) if split == "test"}
     splits = split_domains(dataset, [2], policy="identity")

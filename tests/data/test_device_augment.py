@@ -12,11 +12,11 @@ import torchvision.transforms.functional as tvf
 from PIL import Image
 from torchvision import transforms as tv
 
-from sfmoe_dg.data import device_augment as da
-from sfmoe_dg.data.cache import cached
-from sfmoe_dg.data.loaders import EvalLoader, TrainLoader
+from sfmoe_dg.data.batches import device_augment as da
+from sfmoe_dg.data.batches.cache import cached
+from sfmoe_dg.data.batches.loaders import EvalLoader, TrainLoader
+from sfmoe_dg.data.batches.transforms import ImageTransform
 from sfmoe_dg.data.splits import split_domains
-from sfmoe_dg.data.transforms import ImageTransform
 
 LEVEL = 1 / 255
 

@@ -7,8 +7,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from sfmoe_dg.data.digit_attributes import ATTRIBUTES, PARTS, Glyphs, attributes, parts
-from sfmoe_dg.data.styled_digits import digits
+from sfmoe_dg.data.sets.digit_attributes import ATTRIBUTES, PARTS, Glyphs, attributes, parts
+from sfmoe_dg.data.sets.styled_digits import digits
 
 # MD5 of the whole tables (parts in thousandths of a pixel).
 CHECKSUMS = {

@@ -16,7 +16,7 @@ from file_server import Served, serving
 
 from sfmoe_dg.data.builders import download as module
 from sfmoe_dg.data.builders.download import Digests, digests, download
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.foundation.errors import UserError
 
 BODY = bytes(range(256)) * 40  # 10,240 bytes
 SHA256 = hashlib.sha256(BODY).hexdigest()

@@ -12,10 +12,10 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from sfmoe_dg import data
+from sfmoe_dg.data.build import build_dataset
 from sfmoe_dg.data.catalog import IMAGE_EXTENSIONS, facts
-from sfmoe_dg.data.image_folder import BadImageError, load_rgb
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.data.sets.image_folder import BadImageError, load_rgb
+from sfmoe_dg.foundation.errors import UserError
 
 
 def test_extensions_are_those_of_torchvision() -> None:
@@ -33,7 +33,7 @@ def test_listing_equals_torchvision(tmp_path: Path) -> None:
         "a/z/sub 2/1.png",
     ):
         write_image(root / file)
-    dataset = data.build("ImageFolder", str(root))
+    dataset = build_dataset("ImageFolder", str(root))
     assert dataset.domain_names == dataset.labels == ("a", "b")
     assert dataset.class_names == ("y", "z")
     for domain in dataset:
@@ -49,7 +49,7 @@ def test_hidden_and_other_files(tmp_path: Path) -> None:
         (root / hidden).parent.mkdir(exist_ok=True, parents=True)
         (root / hidden).write_bytes(b"")
     (root / "a/cat/notes.txt").write_text("")
-    dataset = data.build("ImageFolder", str(root))
+    dataset = build_dataset("ImageFolder", str(root))
     assert (len(dataset), len(dataset[0]), dataset.class_names) == (1, 2, ("cat", "dog"))
     assert dataset.ignored == (str(root / "a/cat/notes.txt"),)
 
@@ -61,7 +61,7 @@ def test_symbolic_links_are_followed(tiny_tree: Path, tmp_path: Path) -> None:
     (tmp_path / "data" / "two" / "cat").symlink_to(tiny_tree / "b" / "cat")
     (tmp_path / "data" / "two" / "dog").mkdir()
     (tmp_path / "data" / "two" / "dog" / "1.png").symlink_to(tiny_tree / "b" / "dog" / "1.png")
-    assert [len(domain) for domain in data.build("ImageFolder", str(tmp_path / "data"))] == [12, 7]
+    assert [len(domain) for domain in build_dataset("ImageFolder", str(tmp_path / "data"))] == [12, 7]
 
 
 def test_image_and_path(tiny_folder, tiny_tree: Path) -> None:
@@ -114,28 +114,28 @@ def remove(path: Path) -> None:
 )
 def test_folders_that_do_not_fit(tmp_path: Path, spoil, message: str) -> None:
     make_pacs(tmp_path)
-    data.build("PACS", str(tmp_path))
+    build_dataset("PACS", str(tmp_path))
     spoil(tmp_path)
     with pytest.raises(UserError, match=message):
-        data.build("PACS", str(tmp_path))
+        build_dataset("PACS", str(tmp_path))
 
 
 def test_data_dir_mistakes(tmp_path: Path) -> None:
     root = make_pacs(tmp_path)
     with pytest.raises(UserError, match=rf"holds the domains of PACS itself; give its parent, {tmp_path}, and name"):
-        data.build("PACS", str(root))
+        build_dataset("PACS", str(root))
     with pytest.raises(UserError, match=r"--data_dir .*nowhere is not a folder; give the folder that holds PACS"):
-        data.build("PACS", str(tmp_path / "nowhere"))
+        build_dataset("PACS", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="data set PACS needs --data_dir, the folder that holds the folder PACS"):
-        data.build("PACS")
+        build_dataset("PACS")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty holds no folders; ImageFolder needs one folder per domain"):
-        data.build("ImageFolder", str(tmp_path / "empty"))
+        build_dataset("ImageFolder", str(tmp_path / "empty"))
     (tmp_path / "flat" / "domain").mkdir(parents=True)
     with pytest.raises(UserError, match=r"domain domain of ImageFolder is empty: .* holds no class folders"):
-        data.build("ImageFolder", str(tmp_path / "flat"))
+        build_dataset("ImageFolder", str(tmp_path / "flat"))
     with pytest.raises(UserError, match="on_bad_image is 'ignore'; allowed: error, skip"):
-        data.build("PACS", str(tmp_path), on_bad_image="ignore")
+        build_dataset("PACS", str(tmp_path), on_bad_image="ignore")
 
 
 def test_cub_dg_identities(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_cub_dg_identities(tmp_path: Path) -> None:
     write_tree(tmp_path / "CUB_DG", facts("CUBDG").domains, classes, per_class=1)
     write_image(tmp_path / "CUB_DG" / "Natural" / classes[3] / "1.jpg")
     write_image(tmp_path / "CUB_DG" / "Udnie" / classes[3] / "1.png")
-    dataset = data.build("CUBDG", str(tmp_path))
+    dataset = build_dataset("CUBDG", str(tmp_path))
     assert len(dataset.identity_names) == 201
     names = [[dataset.identity_names[i] for i in domain.identities] for domain in dataset]
     assert names[0] == [f"{name}/0" for name in classes]
@@ -187,7 +187,7 @@ def test_unreadable_is_not_bad(tmp_path: Path) -> None:
     root = write_tree(tmp_path, domains=("a",), per_class=1)
     (root / "a/cat/link.png").symlink_to(tmp_path / "gone.png")
     with pytest.raises(UserError, match=r"link.png cannot be read \(No such file or directory\)"):
-        data.build("ImageFolder", str(root), on_bad_image="skip")
+        build_dataset("ImageFolder", str(root), on_bad_image="skip")
 
 
 def test_lack_of_memory_is_not_bad(tmp_path: Path, monkeypatch) -> None:
@@ -203,14 +203,14 @@ def test_lack_of_memory_is_not_bad(tmp_path: Path, monkeypatch) -> None:
     write_image(root / "a/cat/large.png", size=(7, 7))
     monkeypatch.setattr(Image.Image, "convert", scarce)
     with pytest.raises(UserError, match=r"no memory left to decode image .*a/cat/large\.png; make some free"):
-        data.build("ImageFolder", str(root), on_bad_image="skip")
+        build_dataset("ImageFolder", str(root), on_bad_image="skip")
 
 
 def test_skip_leaves_bad_images_out_and_lists_them(tmp_path: Path) -> None:
     root = write_tree(tmp_path, domains=("a", "b"), per_class=3)
     bad = [spoiled(root / "a/cat/1.png", "truncated"), spoiled(root / "b/dog/9.jpg", "text")]
-    assert [len(domain) for domain in data.build("ImageFolder", str(root))] == [6, 7]
-    dataset = data.build("ImageFolder", str(root), on_bad_image="skip")
+    assert [len(domain) for domain in build_dataset("ImageFolder", str(root))] == [6, 7]
+    dataset = build_dataset("ImageFolder", str(root), on_bad_image="skip")
     assert dataset.skipped == tuple(map(str, bad))
     assert [domain.files for domain in dataset] == [
         [f"{name}/{i}.png" for name in ("cat", "dog") for i in range(3) if f"{name}/{i}" not in gone]
@@ -219,7 +219,7 @@ def test_skip_leaves_bad_images_out_and_lists_them(tmp_path: Path) -> None:
     for i in (0, 2):
         spoiled(root / f"a/cat/{i}.png", "text")
     with pytest.raises(UserError, match="domain a has no image of class cat after 4 bad images were left out"):
-        data.build("ImageFolder", str(root), on_bad_image="skip")
+        build_dataset("ImageFolder", str(root), on_bad_image="skip")
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I;16"])
@@ -245,7 +245,7 @@ def test_exif_orientation_is_ignored_as_upstream_does(tmp_path: Path) -> None:
 
 @pytest.mark.shared_data
 def test_real_pacs(shared_data: Path) -> None:
-    dataset = data.build("PACS", str(shared_data))
+    dataset = build_dataset("PACS", str(shared_data))
     assert dataset.class_names == PACS_CLASSES
     assert sum(map(len, dataset)) == 1998
     for domain in dataset:

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torchvision.datasets import MNIST
 
-from sfmoe_dg import data
-from sfmoe_dg.data import mnist
+from sfmoe_dg.data.build import build_dataset
 from sfmoe_dg.data.domains import DomainDataset, InMemoryDomain
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.seeds import seed_everything
+from sfmoe_dg.data.sets import mnist
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.foundation.seeds import seed_everything
 
 
 def checksums(dataset: DomainDataset) -> list[str]:
@@ -30,14 +30,14 @@ def checksums(dataset: DomainDataset) -> list[str]:
 
 def test_debug_draws_as_upstream_does() -> None:
     seed_everything(1)
-    dataset = data.build("Debug28")
+    dataset = build_dataset("Debug28")
     seed_everything(1)
     for domain in dataset:
         assert isinstance(domain, InMemoryDomain)
         assert torch.equal(domain.batch(np.arange(16)), torch.randn(16, 3, 28, 28))
         assert domain.targets.tolist() == torch.randint(0, 2, (16,)).tolist()
     assert (dataset.num_classes, dataset.input_shape, dataset.in_memory) == (2, (3, 28, 28), True)
-    assert data.build("Debug224").input_shape == (3, 224, 224)
+    assert build_dataset("Debug224").input_shape == (3, 224, 224)
 
 
 def test_in_memory_domain_scales_bytes() -> None:
@@ -77,14 +77,14 @@ UPSTREAM = {
 @pytest.mark.parametrize(("name", "seed"), UPSTREAM)
 def test_mnist_equals_upstream(shared_data: Path, name: str, seed: int) -> None:
     seed_everything(seed)
-    assert checksums(data.build(name, str(shared_data))) == UPSTREAM[name, seed]
+    assert checksums(build_dataset(name, str(shared_data))) == UPSTREAM[name, seed]
 
 
 @pytest.mark.shared_data
 def test_colored_mnist_correlations(shared_data: Path) -> None:
     """The colour agrees with the label in 90, 80 and 10 % of the images; the shape in 75 %."""
     seed_everything(0)
-    dataset = data.build("ColoredMNIST", str(shared_data))
+    dataset = build_dataset("ColoredMNIST", str(shared_data))
     agreements = []
     for domain in dataset:
         assert isinstance(domain, InMemoryDomain)
@@ -97,7 +97,7 @@ def test_colored_mnist_correlations(shared_data: Path) -> None:
 
 @pytest.mark.shared_data
 def test_rotated_mnist_parts(shared_data: Path) -> None:
-    dataset = data.build("RotatedMNIST", str(shared_data))
+    dataset = build_dataset("RotatedMNIST", str(shared_data))
     assert [len(domain) for domain in dataset] == [1667] * 4 + [1666] * 2
     assert dataset.class_names == tuple("0123456789")
 
@@ -108,7 +108,7 @@ def test_missing_mnist_names_the_folder(tmp_path: Path, monkeypatch) -> None:
 
     monkeypatch.setattr(MNIST, "download", offline)
     with pytest.raises(UserError) as raised:
-        data.build("RotatedMNIST", str(tmp_path))
+        build_dataset("RotatedMNIST", str(tmp_path))
     assert str(raised.value) == (
         f"MNIST in {tmp_path}/MNIST/raw is missing or damaged, and downloading it did not help (no network); put "
         "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte there, from "
@@ -117,7 +117,7 @@ def test_missing_mnist_names_the_folder(tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(
         UserError, match="data set ColoredMNIST needs --data_dir, the folder that holds the folder MNIST"
     ):
-        data.build("ColoredMNIST")
+        build_dataset("ColoredMNIST")
 
 
 def test_damaged_mnist(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_damaged_mnist(tmp_path: Path) -> None:
     for file in mnist.FILES:
         (folder / file).write_bytes(b"")
     with pytest.raises(UserError, match=r"MNIST in .*raw is damaged \("):
-        data.build("RotatedMNIST", str(tmp_path))
+        build_dataset("RotatedMNIST", str(tmp_path))
 
 
 def write_digits(folder: Path, part: str, count: int) -> None:
@@ -151,6 +151,6 @@ def test_half_of_mnist_is_completed_by_one_run_at_a_time(tmp_path: Path, monkeyp
             write_digits(folder, other, 24)
 
     monkeypatch.setattr(MNIST, "download", download)
-    assert sum(map(len, data.build("RotatedMNIST", str(tmp_path)))) == 36
-    assert sum(map(len, data.build("RotatedMNIST", str(tmp_path)))) == 36
+    assert sum(map(len, build_dataset("RotatedMNIST", str(tmp_path)))) == 36
+    assert sum(map(len, build_dataset("RotatedMNIST", str(tmp_path)))) == 36
     assert downloads == [other]

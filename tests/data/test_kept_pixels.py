@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from sfmoe_dg.data.batches.kept_pixels import KeptPixels
+from sfmoe_dg.data.batches.loaders import EvalLoader
+from sfmoe_dg.data.batches.transforms import ImageTransform
 from sfmoe_dg.data.domains import Domain, DomainDataset
-from sfmoe_dg.data.kept_pixels import KeptPixels
-from sfmoe_dg.data.loaders import EvalLoader
-from sfmoe_dg.data.transforms import ImageTransform
 
 CLEAN, AUGMENT = ImageTransform(size=16), ImageTransform(size=16, augment=True)
 IMAGE_BYTES = 3 * 16 * 16

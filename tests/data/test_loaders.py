@@ -14,14 +14,14 @@ import pytest
 import torch
 from image_trees import write_tree
 
-from sfmoe_dg import data
+from sfmoe_dg.data.batches.loaders import EvalLoader, TrainLoader
+from sfmoe_dg.data.batches.transforms import ImageTransform
+from sfmoe_dg.data.batches.workers import _Pixels, auto_num_workers
+from sfmoe_dg.data.build import build_dataset
 from sfmoe_dg.data.domains import Domain, DomainDataset
-from sfmoe_dg.data.loaders import EvalLoader, TrainLoader
-from sfmoe_dg.data.reading import _Pixels, auto_num_workers
 from sfmoe_dg.data.splits import split_domains
-from sfmoe_dg.data.transforms import ImageTransform
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.seeds import generator
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.foundation.seeds import generator
 
 AUGMENT = ImageTransform(augment=True, size=16)
 CLEAN = ImageTransform(size=16)
@@ -202,7 +202,7 @@ def test_evaluation_through_augmentation(tiny_folder) -> None:
 def test_a_bad_image_arrives_as_one_sentence(tmp_path: Path, num_workers: int) -> None:
     root = write_tree(tmp_path, domains=("a", "b"), per_class=3)
     (root / "b/dog/2.png").write_text("spoiled")
-    dataset = data.build("ImageFolder", str(root))
+    dataset = build_dataset("ImageFolder", str(root))
     loader = EvalLoader(dataset, None, [CLEAN] * 2, seed=0, batch_size=2, num_workers=num_workers)
     with pytest.raises(UserError) as raised:
         list(loader.batches())
@@ -248,7 +248,7 @@ import sys, os, signal
 from sfmoe_dg import data
 from sfmoe_dg.data.loaders import EvalLoader
 from sfmoe_dg.data.transforms import ImageTransform
-dataset = data.build("ImageFolder", sys.argv[1])
+dataset = build_dataset("ImageFolder", sys.argv[1])
 loader = EvalLoader(dataset, None, [ImageTransform(size=16)] * 3, seed=0, batch_size=1, num_workers=2)
 try:
     for i, batch in enumerate(loader.batches()):

@@ -15,8 +15,8 @@ from small_archives import classes, packed, write_tree
 
 from sfmoe_dg.data.builders import recipe as recipes
 from sfmoe_dg.data.catalog import facts
-from sfmoe_dg.data.locks import file_lock
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.foundation.locks import file_lock
 
 
 @pytest.fixture

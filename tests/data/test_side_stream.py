@@ -9,10 +9,10 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from sfmoe_dg.data.loaders import TrainLoader
-from sfmoe_dg.data.side_stream import one_ahead, side_stream, tensors_in, to_device
+from sfmoe_dg.data.batches.loaders import TrainLoader
+from sfmoe_dg.data.batches.side_stream import one_ahead, side_stream, tensors_in, to_device
+from sfmoe_dg.data.batches.transforms import ImageTransform
 from sfmoe_dg.data.splits import split_domains
-from sfmoe_dg.data.transforms import ImageTransform
 
 
 class FakeStream:

@@ -11,12 +11,12 @@ from PIL import Image
 from spawrious_trees import write_spawrious
 from torchvision import transforms as tv
 
-from sfmoe_dg import data
-from sfmoe_dg.data import spawrious
+from sfmoe_dg.data.batches.transforms import IMAGENET_MEAN, IMAGENET_STD, ImageTransform
+from sfmoe_dg.data.build import build_dataset
 from sfmoe_dg.data.catalog import facts
-from sfmoe_dg.data.spawrious import OWN_BACKGROUND, RULES, Part, parts
-from sfmoe_dg.data.transforms import IMAGENET_MEAN, IMAGENET_STD, ImageTransform
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.data.sets import spawrious
+from sfmoe_dg.data.sets.spawrious import OWN_BACKGROUND, RULES, Part, parts
+from sfmoe_dg.foundation.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ CLASS = {"bulldog": 0, "corgi": 1, "dachshund": 2, "labrador": 3}
 
 @pytest.mark.parametrize("name", RULES)
 def test_images_of_every_domain(tree: Path, name: str) -> None:
-    dataset = data.build(name, str(tree.parent))
+    dataset = build_dataset(name, str(tree.parent))
     assert dataset.domain_names == dataset.labels == ("Test", "SC_group_1", "SC_group_2")
     assert dataset.class_names == tuple(CLASS)
     for domain, text in zip(dataset, EXPECTED[name], strict=True):
@@ -114,14 +114,14 @@ def test_images_of_every_domain(tree: Path, name: str) -> None:
 
 
 def test_folders_may_lie_in_data_dir_itself(tree: Path) -> None:
-    assert len(data.build("SpawriousM2M_easy", str(tree))[0]) == 32
+    assert len(build_dataset("SpawriousM2M_easy", str(tree))[0]) == 32
 
 
 def test_bad_images(tree: Path, tmp_path: Path) -> None:
     shutil.copytree(tree, tmp_path / "spawrious224")
     bad = tmp_path / "spawrious224/0/beach/corgi/beach_corgi_2.png"
     bad.write_text("text")
-    dataset = data.build("SpawriousM2M_hard", str(tmp_path), on_bad_image="skip")
+    dataset = build_dataset("SpawriousM2M_hard", str(tmp_path), on_bad_image="skip")
     assert dataset.skipped == (str(bad),)
     assert [len(domain) for domain in dataset] == [32, 15, 16]
     assert dataset[1].name == "SC_group_1"
@@ -129,10 +129,10 @@ def test_bad_images(tree: Path, tmp_path: Path) -> None:
 
 def test_what_is_missing_is_named(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"Spawrious is looked for in .*spawrious224, which has no folder 0"):
-        data.build("SpawriousM2M_easy", str(tmp_path))
+        build_dataset("SpawriousM2M_easy", str(tmp_path))
     (tmp_path / "spawrious224/0").mkdir(parents=True)
     with pytest.raises(UserError, match=r"0/dirt/bulldog holds no image, which Spawrious needs"):
-        data.build("SpawriousM2M_easy", str(tmp_path))
+        build_dataset("SpawriousM2M_easy", str(tmp_path))
 
 
 def test_augmentation_does_not_crop() -> None:

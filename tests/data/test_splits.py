@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from sfmoe_dg.data.domains import DomainDataset, InMemoryDomain
 from sfmoe_dg.data.splits import check_batch_size, count_shared_identities, split_domains
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.seeds import seed_hash
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.foundation.seeds import seed_hash
 
 # Printed by upstream's misc.split_dataset for sizes 10, 12, 9, trial_seed 3, test env 1, holdout .3, uda .4.
 UPSTREAM = [

@@ -11,8 +11,8 @@ from cub_trees import WIDTHS, photo, style_weights
 from PIL import Image
 from safetensors.torch import save_file
 
-from sfmoe_dg.data.style_transfer import TransformerNet, load_style, stylise
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.data.cub_dg.styles import TransformerNet, load_style, stylise
+from sfmoe_dg.foundation.errors import UserError
 
 
 def network(seed: int = 0) -> TransformerNet:

@@ -7,11 +7,11 @@ import hashlib
 import numpy as np
 import pytest
 
-from sfmoe_dg import data
+from sfmoe_dg.data.build import build_dataset
 from sfmoe_dg.data.catalog import facts
 from sfmoe_dg.data.domains import DomainDataset, InMemoryDomain
+from sfmoe_dg.data.sets.styled_digits import STYLES, digits, draw, enlarge
 from sfmoe_dg.data.splits import count_shared_identities, split_domains
-from sfmoe_dg.data.styled_digits import STYLES, digits, draw, enlarge
 
 # MD5 of all 1,797 pictures, uint8 [N, 32, 32, 3]. Integer arithmetic: the same on every platform.
 CHECKSUMS = {
@@ -25,7 +25,7 @@ CHECKSUMS = {
 
 @pytest.fixture(scope="module")
 def styled() -> DomainDataset:
-    return data.build("StyledDigits")
+    return build_dataset("StyledDigits")
 
 
 def test_pictures_are_these_bits(styled: DomainDataset) -> None:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torchvision import transforms as tv
 
-from sfmoe_dg.data.transforms import IMAGENET_MEAN, IMAGENET_STD, ImageTransform
+from sfmoe_dg.data.batches.transforms import IMAGENET_MEAN, IMAGENET_STD, ImageTransform
 
 
 def picture(width: int, height: int) -> Image.Image:

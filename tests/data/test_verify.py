@@ -13,7 +13,7 @@ from wilds_trees import write_camelyon, write_fmow
 from sfmoe_dg.data.builders.manifest import differences, files_below, read_manifest, write_manifest
 from sfmoe_dg.data.builders.verify import verify
 from sfmoe_dg.data.catalog import facts
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.foundation.errors import UserError
 
 PACS_CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 

@@ -15,10 +15,10 @@ from PIL import Image
 from torchvision import transforms as tv
 from wilds_trees import write_camelyon, write_fmow
 
-from sfmoe_dg import data
-from sfmoe_dg.data.transforms import IMAGENET_MEAN, IMAGENET_STD, ImageTransform
-from sfmoe_dg.data.wilds import import_wilds
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.data.batches.transforms import IMAGENET_MEAN, IMAGENET_STD, ImageTransform
+from sfmoe_dg.data.build import build_dataset
+from sfmoe_dg.data.sets.wilds import import_wilds
+from sfmoe_dg.foundation.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_camelyon_hospitals(root: Path) -> None:
-    dataset = data.build("WILDSCamelyon", str(root))
+    dataset = build_dataset("WILDSCamelyon", str(root))
     assert dataset.domain_names == dataset.labels == tuple(f"hospital_{i}" for i in range(5))
     assert dataset.class_names == ("no tumour", "tumour")
     for hospital, domain in enumerate(dataset):
@@ -42,7 +42,7 @@ def test_camelyon_hospitals(root: Path) -> None:
 
 def test_fmow_regions(root: Path) -> None:
     """Regions are numbered as they appear: Europe, Asia, Africa, Americas, Oceania, Other."""
-    dataset = data.build("WILDSFMoW", str(root))
+    dataset = build_dataset("WILDSFMoW", str(root))
     rows = [[2], [1, 3, 9], [4], [5], [7], [8]]
     assert dataset.domain_names == tuple(f"region_{i}" for i in range(6))
     files = [[os.path.basename(domain.path(i)) for i in range(len(domain))] for domain in dataset]
@@ -62,7 +62,7 @@ def test_images_are_those_of_the_package_resized_first(root: Path, name: str, mo
     field = table.metadata_fields.index("hospital" if name == "WILDSCamelyon" else "region")
     index = torch.where(table.metadata_array[:, field] == 1)[0][0]
     picture = table.get_input(index)
-    ours = data.build(name, str(root))[1].image(0)
+    ours = build_dataset(name, str(root))[1].image(0)
     assert isinstance(ours, Image.Image)
     assert ours.size == (224, 224)
     end = [tv.ToTensor(), tv.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
@@ -77,7 +77,7 @@ def test_images_are_those_of_the_package_resized_first(root: Path, name: str, mo
 
 def test_labels_need_no_image(root: Path, tmp_path: Path) -> None:
     shutil.copytree(root / "fmow_v1.1", tmp_path / "fmow_v1.1", ignore=shutil.ignore_patterns("*.png"))
-    dataset = data.build("WILDSFMoW", str(tmp_path))
+    dataset = build_dataset("WILDSFMoW", str(tmp_path))
     assert sum(map(len, dataset)) == 8
     with pytest.raises(UserError, match=r"rgb_img_2\.png cannot be read \(No such file or directory\)"):
         dataset[0].image(0)
@@ -85,9 +85,9 @@ def test_labels_need_no_image(root: Path, tmp_path: Path) -> None:
 
 def test_bad_images(root: Path, tmp_path: Path) -> None:
     shutil.copytree(root / "camelyon17_v1.0", tmp_path / "camelyon17_v1.0")
-    path = data.build("WILDSCamelyon", str(tmp_path))[4].path(0)
+    path = build_dataset("WILDSCamelyon", str(tmp_path))[4].path(0)
     Path(path).write_text("text")
-    dataset = data.build("WILDSCamelyon", str(tmp_path), on_bad_image="skip")
+    dataset = build_dataset("WILDSCamelyon", str(tmp_path), on_bad_image="skip")
     assert dataset.skipped == (path,)
     assert dataset[4].targets.tolist() == [1, 0]
     assert np.array(dataset[4].image(0)).shape == (224, 224, 3)
@@ -95,21 +95,21 @@ def test_bad_images(root: Path, tmp_path: Path) -> None:
 
 def test_what_is_missing_is_said(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"WILDSFMoW is looked for in .*fmow_v1.1, which is not a folder"):
-        data.build("WILDSFMoW", str(tmp_path))
+        build_dataset("WILDSFMoW", str(tmp_path))
     copy = shutil.copytree(root / "camelyon17_v1.0", tmp_path / "camelyon17_v1.0")
     lines = (copy / "metadata.csv").read_text().splitlines()
     (copy / "metadata.csv").write_text("\n".join(lines[:5]))
     with pytest.raises(UserError, match=r"holds hospital_0, hospital_1, hospital_2, hospital_3; WILDSCamelyon has"):
-        data.build("WILDSCamelyon", str(tmp_path))
+        build_dataset("WILDSCamelyon", str(tmp_path))
     (copy / "metadata.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match=r"the tables in .*camelyon17_v1.0 are not those of WILDSCamelyon"):
-        data.build("WILDSCamelyon", str(tmp_path))
+        build_dataset("WILDSCamelyon", str(tmp_path))
     (copy / "metadata.csv").unlink()
     with pytest.raises(UserError, match=r"WILDSCamelyon is not whole: .*metadata.csv is missing"):
-        data.build("WILDSCamelyon", str(tmp_path))
+        build_dataset("WILDSCamelyon", str(tmp_path))
     (copy / "RELEASE_v1.0.txt").unlink()
     with pytest.raises(UserError, match=r"WILDSCamelyon is not whole: .*RELEASE_v1.0.txt is missing"):
-        data.build("WILDSCamelyon", str(tmp_path))
+        build_dataset("WILDSCamelyon", str(tmp_path))
 
 
 WATCH = """
@@ -140,12 +140,12 @@ def test_wilds_only_when_asked_and_never_the_network(root: Path) -> None:
     said = in_subprocess(
         "import os\n"
         "from PIL import Image\n"
-        "import sfmoe_dg.train, sfmoe_dg.cli, sfmoe_dg.data.wilds, sfmoe_dg.data.spawrious\n"
+        "import sfmoe_dg.training.loop, sfmoe_dg.cli.main, sfmoe_dg.data.sets.wilds, sfmoe_dg.data.sets.spawrious\n"
         "from sfmoe_dg import data\n"
-        "data.build('StyledDigits')\n"
+        "build_dataset('StyledDigits')\n"
         "print('wilds' in sys.modules, 'outdated' in sys.modules)\n"
         "limit, threads = Image.MAX_IMAGE_PIXELS, threading.active_count()\n"
-        f"sizes = [len(data.build(name, {str(root)!r})) for name in ('WILDSCamelyon', 'WILDSFMoW')]\n"
+        f"sizes = [len(build_dataset(name, {str(root)!r})) for name in ('WILDSCamelyon', 'WILDSFMoW')]\n"
         "print(sizes, 'wilds' in sys.modules, 'outdated' in sys.modules, threading.active_count() - threads)\n"
         "print(Image.MAX_IMAGE_PIXELS == limit, 'OUTDATED_IGNORE' in os.environ, 'torch_scatter' in sys.modules)\n"
     )

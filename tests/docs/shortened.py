@@ -69,7 +69,7 @@ SHORTENINGS = (
     Shortening(r'("backbone": "sf_moe_small_patch16_224")\}', r'\1, "pretrained": false, "batch_size": 2}'),
     Shortening(r"^(?!.*--hparams)(.*--dataset PACS .*)", r"""\1 --hparams '{"batch_size": 2, "pretrained": false}'"""),
     Shortening(r"(make .*SWEEP=sweeps/pacs\.toml.*JOBS=1 sweep)", r"\1 ARGS=--dry_run"),
-    # A cluster, which tests/slurm starts, and the hours of larger studies: what would be launched.
+    # A cluster, which tests/sweeps/slurm starts, and the hours of larger studies: what would be launched.
     Shortening(r"^make (?=.*(LAUNCHER=slurm|SWEEP=sweeps/\w+_mnist\.toml))", "make ARGS=--dry_run "),
     # Two processes on this machine.
     Shortening(r"--nproc-per-node \d+", "--nproc-per-node 2"),
@@ -108,7 +108,7 @@ STUDY_LINES = (
 )
 """What is replaced in sweeps/quickstart.toml, which is the study that is trained."""
 
-ELSEWHERE = {"docs/extending.md": "tests/test_extending.py"}
+ELSEWHERE = {"docs/extending.md": "tests/house/test_extending.py"}
 """Pages whose files and commands another test writes and executes; here their words are only read."""
 
 

@@ -14,12 +14,12 @@ from blocks import ROOT, SHELL, Block, Command, blocks, commands, pages
 from readers_folder import STUDY, add_birds, add_study, execute, make_folder, sparse_run
 from shortened import ELSEWHERE, ONLY_READ, SHORTENINGS, reason_not_to_run, shortened
 
-from sfmoe_dg.algorithms import ALGORITHMS
-from sfmoe_dg.cli import make_parser
+from sfmoe_dg.algorithms.registry import ALGORITHMS
+from sfmoe_dg.cli.main import make_parser
 from sfmoe_dg.data.builders.script import make_parser as make_builders_parser
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.launch_settings import make_launch
-from sfmoe_dg.sweep_spec import make_spec
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.sweeps.launch.settings import make_launch
+from sfmoe_dg.sweeps.study import make_spec
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sfmoe_dg.doctor import Finding, Level
+from sfmoe_dg.doctor.findings import Finding, Level
 
 
 def levels(findings: Iterator[Finding]) -> list[Level]:

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from sfmoe_dg import doctor
-from sfmoe_dg.cli import main
-from sfmoe_dg.doctor import Finding, Probe, examine, ok, problem, warning
+from sfmoe_dg.cli.main import main
+from sfmoe_dg.doctor import findings as doctor
+from sfmoe_dg.doctor.examination import examine
+from sfmoe_dg.doctor.findings import Finding, Probe, ok, problem, warning
 
 
 def test_answers_come_in_order_and_a_question_that_hangs_or_fails_is_one_too():

@@ -9,7 +9,8 @@ from findings import levels
 
 from sfmoe_dg.data.builders.recipe import Recipe
 from sfmoe_dg.data.catalog import CATALOG, facts
-from sfmoe_dg.doctor import Level, datasets
+from sfmoe_dg.doctor import datasets
+from sfmoe_dg.doctor.findings import Level
 
 
 def make_images(root: Path, counts: dict[str, dict[str, int]]) -> None:

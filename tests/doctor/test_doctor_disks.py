@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 from findings import levels
 
-from sfmoe_dg.doctor import Level, disks
+from sfmoe_dg.doctor import disks
+from sfmoe_dg.doctor.findings import Level
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from sfmoe_dg.doctor import Level, machine
+from sfmoe_dg.doctor import machine
+from sfmoe_dg.doctor.findings import Level
 
 
 def test_all_that_wait_for_torch_are_given_the_same_time():

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from findings import levels
 
-from sfmoe_dg.doctor import Level, ok, services
+from sfmoe_dg.doctor import services
+from sfmoe_dg.doctor.findings import Level, ok
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from torch import nn
 from sfmoe_dg.algorithms.erm import ERM
 from sfmoe_dg.data.catalog import DatasetFacts
 from sfmoe_dg.data.domains import DomainDataset, InMemoryDomain
-from sfmoe_dg.hparams import Hparam, uniform
 from sfmoe_dg.models.backbones import Featurizer
+from sfmoe_dg.runs.hparams import Hparam, uniform
 
 
 class HalfERM(ERM):
@@ -82,8 +82,8 @@ def brightness(subject):
     """how bright the pictures of every domain are"""
     import pandas as pd
 
-    from sfmoe_dg.analysis.figures.saving import Drawing
-    from sfmoe_dg.analysis.figures.style import new_figure
+    from sfmoe_dg.analysis.drawing.saving import Drawing
+    from sfmoe_dg.analysis.drawing.style import new_figure
 
     rows = [(batch.env, float(batch.x.mean())) for batch in subject.run.batches(subject.selection)]
     table = pd.DataFrame(rows, columns=["domain", "brightness"])

@@ -4,9 +4,9 @@ import timm
 import torch
 from torch import nn
 
-import sfmoe_dg.models  # noqa: F401
-from sfmoe_dg.models.conditions import CONTENT_LEVELS, LEVELS
-from sfmoe_dg.models.moe import moe_layers
+import sfmoe_dg.models.architectures.registry  # noqa: F401
+from sfmoe_dg.models.moe.conditions import CONTENT_LEVELS, LEVELS
+from sfmoe_dg.models.moe.layers import moe_layers
 
 MERGED = [level for level in LEVELS if level not in CONTENT_LEVELS]
 STYLES = [("drawn",), ("painted", "colour"), ("drawn",)]

@@ -10,20 +10,20 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-import sfmoe_dg.models
+import sfmoe_dg.models.architectures.registry
 from sfmoe_dg.algorithms.common_hparams import MODEL_DEFAULT, common_hparams
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.models.allocation import ALLOCATIONS
+from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.models.backbones import MOE_HPARAMS, build_backbone, known_backbones
-from sfmoe_dg.models.moe import moe_layers, set_routing
+from sfmoe_dg.models.moe.capacity import ALLOCATIONS
+from sfmoe_dg.models.moe.layers import moe_layers, set_routing
 
 SCRATCH = {"pretrained": False}
 
 
 def test_every_file_that_registers_a_model_is_listed():
-    folder = Path(sfmoe_dg.models.__file__).parent
+    folder = Path(sfmoe_dg.models.architectures.registry.__file__).parent
     registering = {p.stem for p in folder.glob("*.py") if "@register_model" in p.read_text()}
-    assert registering == {m.__name__.rpartition(".")[2] for m in sfmoe_dg.models.ARCHITECTURES}
+    assert registering == {m.__name__.rpartition(".")[2] for m in sfmoe_dg.models.architectures.registry.ARCHITECTURES}
 
 
 @pytest.mark.parametrize(

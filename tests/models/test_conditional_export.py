@@ -8,19 +8,20 @@ import torch
 from conditional_makers import DOMAINS, MERGED, STYLES, pictures, tiny
 from safetensors.torch import save_file
 
-import sfmoe_dg.models  # noqa: F401
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.models.conditional_moe import attribute_bits
-from sfmoe_dg.models.conditions import LEVELS
-from sfmoe_dg.models.moe import moe_layers
-from sfmoe_dg.models.pretrained import load_pretrained
+import sfmoe_dg.models.architectures.registry  # noqa: F401
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.models.architectures.conditional_export import export_merged
+from sfmoe_dg.models.architectures.conditional_moe import attribute_bits
+from sfmoe_dg.models.moe.conditions import LEVELS
+from sfmoe_dg.models.moe.layers import moe_layers
+from sfmoe_dg.models.weights.pretrained import load_pretrained
 
 
 @pytest.mark.parametrize("level", MERGED)
 def test_export_is_dense_and_equal(level):
     model, x = tiny(level), pictures()
     for domain in (None, 1):
-        dense = model.export_merged(domain)
+        dense = export_merged(model, domain)
         assert model.training
         assert not dense.training
         assert not moe_layers(dense)
@@ -37,7 +38,7 @@ def test_export_of_a_described_domain():
     bits = attribute_bits(("painted", "texture"))
     with torch.no_grad():
         expected = model(x, description=bits)
-        torch.testing.assert_close(model.export_merged(description=bits)(x), expected, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(export_merged(model, description=bits)(x), expected, rtol=1e-10, atol=1e-12)
         assert not torch.allclose(expected, model(x))
         # A training domain's description is as good as its index.
         same = model(x, description=attribute_bits(STYLES[1]))
@@ -46,30 +47,30 @@ def test_export_of_a_described_domain():
 
 def test_export_refuses_what_depends_on_the_picture():
     with pytest.raises(UserError, match="depends on content"):
-        tiny("token").export_merged()
+        export_merged(tiny("token"))
     with pytest.raises(UserError, match="say which domain"):
-        tiny("task", unknown_domain="predicted").export_merged()
+        export_merged(tiny("task", unknown_domain="predicted"))
 
 
 @pytest.mark.parametrize("policy", ["mean", "predicted"])
 @pytest.mark.parametrize("level", ["modality", "task"])
 def test_export_refuses_a_description_that_no_route_depends_on(level, policy):
     with pytest.raises(UserError, match=f"'{level}' does not use descriptions"):
-        tiny(level, unknown_domain=policy).export_merged(description=attribute_bits(("painted",)))
+        export_merged(tiny(level, unknown_domain=policy), description=attribute_bits(("painted",)))
 
 
 @pytest.mark.parametrize("domain", [-1, 3])
 @pytest.mark.parametrize("level", ["task", "attribute"])
 def test_export_refuses_domains_that_there_are_not(level, domain):
     with pytest.raises(UserError, match=f"there is no domain {domain}; .* 0 to 2"):
-        tiny(level).export_merged(domain)
+        export_merged(tiny(level), domain)
 
 
 def test_an_export_that_fails_leaves_the_model_in_training():
     model = tiny("task")
     model.set_routing(eval_capacity_ratio=1.0)
     with pytest.raises(UserError, match="capacity limit"):
-        model.export_merged(0)
+        export_merged(model, 0)
     assert model.training
 
 
@@ -81,7 +82,7 @@ def test_parameters_of_one_more_merged_copy(sizes, extra):
     with torch.device("meta"):
         dense = timm.create_model("vit_base_patch16_224", **sizes)
         model = timm.create_model("cond_moe_base_patch16_224", routing_level="modality", **sizes)
-        exported = model.export_merged()
+        exported = export_merged(model)
     count = {name: sum(p.numel() for p in m.parameters()) for name, m in (("dense", dense), ("merged", exported))}
     assert count["merged"] - count["dense"] == extra
 

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-import sfmoe_dg.models  # noqa: F401
-from sfmoe_dg.algorithms import ALGORITHMS, default_hparams
+import sfmoe_dg.models.architectures.registry  # noqa: F401
+from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
 from sfmoe_dg.data.catalog import CATALOG, DOMAIN_ATTRIBUTES
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.models.backbones import build_backbone
-from sfmoe_dg.models.conditional_layers import ConditionalMoE, merge
-from sfmoe_dg.models.conditions import LEVELS, attribute_conditions, kinds, task_conditions
-from sfmoe_dg.models.moe import LinearExperts, moe_layers
+from sfmoe_dg.models.moe.conditional_layers import ConditionalMoE, merge
+from sfmoe_dg.models.moe.conditions import LEVELS, attribute_conditions, kinds, task_conditions
+from sfmoe_dg.models.moe.layers import LinearExperts, moe_layers
 
 
 def test_merge_by_hand():

@@ -5,11 +5,11 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-import sfmoe_dg.models  # noqa: F401
-from sfmoe_dg.errors import UserError
+import sfmoe_dg.models.architectures.registry  # noqa: F401
+from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.models.backbones import build_backbone
-from sfmoe_dg.models.moe import moe_layers
-from sfmoe_dg.models.pretrained import load_pretrained
+from sfmoe_dg.models.moe.layers import moe_layers
+from sfmoe_dg.models.weights.pretrained import load_pretrained
 
 PAIRS = [
     ("hybrid_sf_moe_small_r26_s32_224", "vit_small_r26_s32_224", 50),

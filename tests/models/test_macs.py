@@ -10,11 +10,11 @@ import timm
 import torch
 from torch import nn
 
-import sfmoe_dg.models  # noqa: F401
+import sfmoe_dg.models.architectures.registry  # noqa: F401
+from sfmoe_dg.models.architectures.v_moe import VMoE
 from sfmoe_dg.models.macs import count_macs
-from sfmoe_dg.models.moe import MoE, ffn_moe
-from sfmoe_dg.models.routing import RoutingOptions
-from sfmoe_dg.models.v_moe import VMoE
+from sfmoe_dg.models.moe.layers import MoE, ffn_moe
+from sfmoe_dg.models.moe.routing import RoutingOptions
 
 TABLE = {
     "v_moe_small_patch32_224": ("1.356", "1.820"),

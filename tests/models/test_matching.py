@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from sfmoe_dg.algorithms import default_hparams
+from sfmoe_dg.algorithms.registry import default_hparams
 from sfmoe_dg.models.backbones import build_backbone
-from sfmoe_dg.models.matching import match_experts
-from sfmoe_dg.models.moe import moe_layers
+from sfmoe_dg.models.moe.align_experts import match_experts
+from sfmoe_dg.models.moe.layers import moe_layers
 
 
 def make(backbone, seed=0):

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.layers import Mlp
 
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.models import dispatch
-from sfmoe_dg.models.moe import (
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.models.moe import dispatch
+from sfmoe_dg.models.moe.layers import (
     FFNExperts,
     LinearExperts,
     MoE,
@@ -24,8 +24,8 @@ from sfmoe_dg.models.moe import (
     set_routing,
     total_losses,
 )
-from sfmoe_dg.models.routers import LinearRouter
-from sfmoe_dg.models.routing import RoutingOptions
+from sfmoe_dg.models.moe.routers import LinearRouter
+from sfmoe_dg.models.moe.routing import RoutingOptions
 
 
 def distinct(moe: MoE, seed: int = 0) -> MoE:

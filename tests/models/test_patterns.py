@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.models.patterns import sparse_blocks
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.models.architectures.patterns import sparse_blocks
 
 
 @pytest.mark.parametrize(

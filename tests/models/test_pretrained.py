@@ -9,12 +9,13 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-import sfmoe_dg.models
-from sfmoe_dg.checkpoint import load_model
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.models import pretrained
+import sfmoe_dg.models.architectures.registry
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.foundation.torch_files import load_torch
 from sfmoe_dg.models.backbones import build_backbone
-from sfmoe_dg.models.pretrained import load_pretrained, load_torch, read_state_dict
+from sfmoe_dg.models.weights import pretrained
+from sfmoe_dg.models.weights.pretrained import load_pretrained, read_state_dict
+from sfmoe_dg.training.model_file import load_model
 
 SMALL = {"img_size": 32, "embed_dim": 24, "num_heads": 2, "depth": 4}
 SPARSE = {**SMALL, "moe_layers": "[S,F]x2"}

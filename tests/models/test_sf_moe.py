@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import sfmoe_dg.models
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.models.moe import moe_layers, routing_set
-from sfmoe_dg.models.vision_transformer import MoEBlock
+import sfmoe_dg.models.architectures.registry
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.models.architectures.vision_transformer import MoEBlock
+from sfmoe_dg.models.moe.layers import moe_layers, routing_set
 
 TINY = ("vit_tiny_32", "sf_moe_tiny_32", "g_moe_tiny_32")
 

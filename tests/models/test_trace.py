@@ -8,10 +8,10 @@ import timm
 import torch
 from timm.layers import Mlp
 
-import sfmoe_dg.models
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.models.moe import moe_layers, set_routing
-from sfmoe_dg.models.trace import routing_trace
+import sfmoe_dg.models.architectures.registry
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.models.moe.layers import moe_layers, set_routing
+from sfmoe_dg.models.moe.trace import routing_trace
 
 
 def model(**kwargs):

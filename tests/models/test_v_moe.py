@@ -14,12 +14,12 @@ import timm
 import torch
 from torch import nn
 
-import sfmoe_dg.models  # noqa: F401
-from sfmoe_dg.algorithms import default_hparams
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.models.moe import moe_layers
-from sfmoe_dg.models.pretrained import load_pretrained
-from sfmoe_dg.models.v_moe import VMoE, resize_position_embedding
+import sfmoe_dg.models.architectures.registry  # noqa: F401
+from sfmoe_dg.algorithms.registry import default_hparams
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.models.architectures.v_moe import VMoE, resize_position_embedding
+from sfmoe_dg.models.moe.layers import moe_layers
+from sfmoe_dg.models.weights.pretrained import load_pretrained
 
 S32, B16 = "v_moe_small_patch32_224", "v_moe_base_patch16_224"
 L32, L16, H14 = "v_moe_large_patch32_224", "v_moe_large_patch16_224", "v_moe_huge_patch14_224"

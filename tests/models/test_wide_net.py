@@ -8,11 +8,11 @@ import torch
 from timm.models.vision_transformer import Attention
 from torch import nn
 
-import sfmoe_dg.models  # noqa: F401
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.models.moe import FFNExperts, MoE, moe_layers
-from sfmoe_dg.models.pretrained import load_pretrained
-from sfmoe_dg.models.routers import LinearRouter
+import sfmoe_dg.models.architectures.registry  # noqa: F401
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.models.moe.layers import FFNExperts, MoE, moe_layers
+from sfmoe_dg.models.moe.routers import LinearRouter
+from sfmoe_dg.models.weights.pretrained import load_pretrained
 
 
 def count(name, **kwargs):

@@ -1,4 +1,4 @@
-"""What the scripts in ``datasets/`` are made of: from an address to a folder that ``sfmoe_dg.data.build`` opens.
+"""What the scripts in ``datasets/`` are made of: from an address to a folder that ``build_dataset`` opens.
 
 ::
 

@@ -22,8 +22,8 @@ from typing import IO, Any, NamedTuple
 
 from tqdm import tqdm
 
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.records import atomic_file
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.foundation.files import atomic_file
 
 CHUNK = 1 << 20
 MAX_LINK = 4096

@@ -16,7 +16,7 @@ from typing import Any
 
 from sfmoe_dg.data.builders.archive import safe_path
 from sfmoe_dg.data.builders.layouts import find_folder
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.foundation.errors import UserError
 
 LOCATIONS = ("100", "38", "43", "46")
 CATEGORIES = ("bird", "bobcat", "cat", "coyote", "dog", "empty", "opossum", "rabbit", "raccoon", "squirrel")

@@ -27,8 +27,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.records import write_atomic
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.foundation.files import write_atomic
 
 CHUNK = 1 << 20
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)

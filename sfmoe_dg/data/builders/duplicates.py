@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sfmoe_dg.data.builders.archive import safe_path
 from sfmoe_dg.data.builders.layouts import find_folder
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.foundation.errors import UserError
 
 DUPLICATES_FILE = "domain_net_duplicates.txt"
 DUPLICATES = {"clipart": 704, "infograph": 1596, "painting": 3493, "quickdraw": 0, "real": 2380, "sketch": 1258}

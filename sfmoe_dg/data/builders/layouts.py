@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sfmoe_dg.data.builders.archive import gunzip
 from sfmoe_dg.data.catalog import IMAGE_EXTENSIONS
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.foundation.errors import UserError
 
 Counts = dict[str, Counter[str]]
 """Images per domain and class."""
@@ -170,7 +170,7 @@ def _table(path: Path) -> Iterator[dict[str, str]]:
 
 def count_spawrious(folder: Path) -> Counts:
     """Images of every domain of the six data sets that are chosen from the folder."""
-    from sfmoe_dg.data.spawrious import RULES, list_part, parts  # imports torch
+    from sfmoe_dg.data.sets.spawrious import RULES, list_part, parts  # imports torch
 
     counts: Counts = {}
     for name in RULES:

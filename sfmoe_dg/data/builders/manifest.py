@@ -13,8 +13,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.records import atomic_file
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.foundation.files import atomic_file
 
 NAME = ".manifest.jsonl"
 

@@ -19,9 +19,9 @@ from sfmoe_dg.data.builders.download import digests, download, mismatch
 from sfmoe_dg.data.builders.layouts import Counts, count_image_folders, image_folders
 from sfmoe_dg.data.builders.manifest import NAME, write_manifest
 from sfmoe_dg.data.catalog import facts
-from sfmoe_dg.data.locks import file_lock
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.records import read_json, write_atomic
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.foundation.files import read_json, write_atomic
+from sfmoe_dg.foundation.locks import file_lock
 
 Prepare = Callable[[Mapping[str, Path], Path], Sequence[str]]
 """From what the sources became (by their ``file``: an extracted folder, or the file itself) to the new folder; returns

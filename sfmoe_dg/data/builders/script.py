@@ -9,10 +9,10 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sfmoe_dg.arguments import ArgumentParser
 from sfmoe_dg.data.builders.recipe import Recipe, build
 from sfmoe_dg.data.builders.verify import Check, verify
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.foundation.arguments import ArgumentParser
+from sfmoe_dg.foundation.errors import UserError
 
 
 def make_parser(recipe: Recipe) -> ArgumentParser:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from sfmoe_dg.data.builders.layouts import Counts, is_image
 from sfmoe_dg.data.builders.manifest import NAME, differences, files_below, read_manifest
 from sfmoe_dg.data.builders.recipe import Recipe
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.foundation.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _against_each_other(recipe: Recipe, counts: Counts) -> list[str]:
 
 
 def _undecodable(folder: Path, progress: bool) -> list[str]:
-    from sfmoe_dg.data.image_folder import load_rgb  # imports torch
+    from sfmoe_dg.data.sets.image_folder import load_rgb  # imports torch
 
     problems = []
     paths = [path for path in files_below(folder) if is_image(path.rpartition("/")[2])]

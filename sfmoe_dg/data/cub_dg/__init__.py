@@ -8,8 +8,3 @@ On disk: ``CUB_DG/<Domain>/<class>/<stem>.jpg``, ``CUB_DG/annotations.parquet``,
 
 Not the CUB-DG of GVRT (ECCV 2022), whose domains are Photo, Art, Cartoon and Paint.
 """
-
-FOLDER = "CUB_DG"
-MANIFEST = "manifest.json"
-TABLE = "annotations.parquet"
-NATURAL = "Natural"

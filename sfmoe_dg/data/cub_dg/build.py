@@ -22,15 +22,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from sfmoe_dg.cores import file_threads, usable_cores
 from sfmoe_dg.data.builders.manifest import sha256_of
-from sfmoe_dg.data.cub_dg import FOLDER, MANIFEST, TABLE
+from sfmoe_dg.data.cub_dg.names import FOLDER, MANIFEST, TABLE
 from sfmoe_dg.data.cub_dg.plan import BuildOptions, Plan, make_plan, split_name
 from sfmoe_dg.data.cub_dg.table import BirdTable, pyarrow_module, read_table, write_table
 from sfmoe_dg.data.cub_dg.work import Task, run_tasks
-from sfmoe_dg.data.locks import file_lock
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.records import read_json, write_atomic
+from sfmoe_dg.foundation.cores import file_threads, usable_cores
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.foundation.files import read_json, write_atomic
+from sfmoe_dg.foundation.locks import file_lock
 
 Progress = Callable[[int, int], None]
 """Called with the number of pictures that are there and the number there will be."""

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sfmoe_dg.data.image_folder import BadImageError, load_rgb
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.data.sets.image_folder import BadImageError, load_rgb
+from sfmoe_dg.foundation.errors import UserError
 
 JPEG_OPTIONS = {"quality": 95, "subsampling": 0, "optimize": False, "progressive": False}
 """How pictures are encoded, without metadata. Colours at full resolution: the styles' strokes are a few pixels wide."""

@@ -19,13 +19,13 @@ import numpy as np
 import PIL
 import torch
 
-from sfmoe_dg.cores import file_threads
-from sfmoe_dg.data.birds import Birds, read_birds
 from sfmoe_dg.data.builders.manifest import sha256_of
-from sfmoe_dg.data.cub_dg import NATURAL
+from sfmoe_dg.data.cub_dg.birds import Birds, read_birds
+from sfmoe_dg.data.cub_dg.names import NATURAL
 from sfmoe_dg.data.cub_dg.pictures import JPEG_OPTIONS, Placement, read_header
-from sfmoe_dg.data.style_transfer import WEIGHT_SUFFIXES, load_style
-from sfmoe_dg.errors import UserError
+from sfmoe_dg.data.cub_dg.styles import WEIGHT_SUFFIXES, load_style
+from sfmoe_dg.foundation.cores import file_threads
+from sfmoe_dg.foundation.errors import UserError
 
 FORMAT = 1
 DEFAULT_STYLES = ("candy", "mosaic", "udnie")

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from sfmoe_dg.data import image_folder
 from sfmoe_dg.data.catalog import DatasetFacts
-from sfmoe_dg.data.cub_dg import MANIFEST
+from sfmoe_dg.data.cub_dg.names import MANIFEST
 from sfmoe_dg.data.domains import DomainDataset
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.records import read_json
+from sfmoe_dg.data.sets import image_folder
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.foundation.files import read_json
 
 
 def read(entry: DatasetFacts, data_dir: str, on_bad_image: str) -> DomainDataset:

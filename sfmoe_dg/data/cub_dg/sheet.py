@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from sfmoe_dg.data.cub_dg import TABLE
+from sfmoe_dg.data.cub_dg.names import TABLE
 from sfmoe_dg.data.cub_dg.table import BirdTable, read_table
-from sfmoe_dg.data.image_folder import load_rgb
-from sfmoe_dg.records import write_atomic
+from sfmoe_dg.data.sets.image_folder import load_rgb
+from sfmoe_dg.foundation.files import write_atomic
 
 _MARGIN, _HEADER, _DOT = 4, 20, 4
 _COLORS = {"beak": "red", "wing": "cyan", "tail": "yellow"}

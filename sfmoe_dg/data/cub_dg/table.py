@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.records import atomic_file
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.foundation.files import atomic_file
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sfmoe_dg.data.cub_dg import NATURAL
+from sfmoe_dg.data.cub_dg.names import NATURAL
 from sfmoe_dg.data.cub_dg.pictures import encode_jpeg, load_picture
 from sfmoe_dg.data.cub_dg.plan import Source, StyleFile
-from sfmoe_dg.data.style_transfer import TransformerNet, load_style, stylise
-from sfmoe_dg.errors import UserError
-from sfmoe_dg.records import write_atomic
+from sfmoe_dg.data.cub_dg.styles import TransformerNet, load_style, stylise
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.foundation.files import write_atomic
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Objectives: one file each, one line each in ``algorithms/registry.py``."""

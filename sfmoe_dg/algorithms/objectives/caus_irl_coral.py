@@ -1,0 +1,33 @@
+"""CausIRL_CORAL: align mixtures of the domains by the moments of their features."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sfmoe_dg.algorithms.base import PARALLEL_MODES, Forward
+from sfmoe_dg.algorithms.objectives.coral import CORAL
+from sfmoe_dg.algorithms.objectives.irm import mean_risk
+
+
+class CausIRL_CORAL(CORAL):
+    """ERM plus ``mmd_gamma`` times CORAL's distance between two random mixtures of the domains.
+
+    Every minibatch is cut at a random place; what lies before the cuts is one mixture, what lies behind them the
+    other. The penalty is left out where a mixture has fewer than two images. Follows DomainBed, except that a distance
+    that is not a number stays one and shows in the records, where upstream makes it zero.
+    """
+
+    paper = "Chevalley et al., Invariant Causal Mechanisms through Distribution Matching, 2022"
+    parallel_modes = PARALLEL_MODES
+    min_batch_size = 1
+
+    def objective(self, forward: Forward) -> tuple[Tensor, dict[str, Tensor]]:
+        risk = mean_risk(forward)
+        cuts = [int(np.random.randint(0, len(features))) for features in forward.features]
+        first = torch.cat([features[:cut] for features, cut in zip(forward.features, cuts, strict=True)])
+        second = torch.cat([features[cut:] for features, cut in zip(forward.features, cuts, strict=True)])
+        enough = min(len(first), len(second)) > 1
+        penalty = self.distance(first, second) if enough else risk.new_zeros(())
+        return risk + self.hparams["mmd_gamma"] * penalty, {"nll": risk, "penalty": penalty}

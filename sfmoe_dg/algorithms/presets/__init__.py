@@ -1,0 +1,1 @@
+"""Names that stand for ERM with the backbone and the defaults of a mixture-of-experts paper."""

@@ -1,0 +1,1 @@
+"""Accuracy along one hyper-parameter of an ablation study."""

@@ -1,0 +1,1 @@
+"""Which expert goes with which visual attribute."""

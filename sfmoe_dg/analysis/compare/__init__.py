@@ -1,0 +1,1 @@
+"""Accuracy of several methods, beside published numbers."""

@@ -1,0 +1,1 @@
+"""Time, multiplications and memory of several models."""

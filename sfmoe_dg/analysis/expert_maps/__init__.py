@@ -1,0 +1,1 @@
+"""Which expert takes which patch of an image."""

@@ -1,0 +1,1 @@
+"""The explorer of the HTML page: what the model did with single images."""

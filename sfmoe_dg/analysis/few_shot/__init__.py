@@ -1,0 +1,1 @@
+"""Linear probes on few labelled images of a new domain."""

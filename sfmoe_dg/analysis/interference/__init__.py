@@ -1,0 +1,1 @@
+"""Whether the gradients of one domain harm another (Uni-Perceiver-MoE, section 3)."""

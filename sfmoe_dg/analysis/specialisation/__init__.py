@@ -1,0 +1,1 @@
+"""How much an expert's choice tells about class and domain."""

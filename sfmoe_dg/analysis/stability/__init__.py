@@ -1,0 +1,1 @@
+"""Whether images with equal attributes are routed alike in other domains."""

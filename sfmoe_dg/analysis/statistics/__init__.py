@@ -1,0 +1,1 @@
+"""Statistics that several analyses share: information, resampling, comparison of methods, baselines."""

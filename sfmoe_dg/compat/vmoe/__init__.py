@@ -1,0 +1,1 @@
+"""The checkpoints that google-research/vmoe released: reading them, and converting them to timm's layout."""

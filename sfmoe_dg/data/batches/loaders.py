@@ -1,0 +1,231 @@
+"""Batches for training and evaluation, the same whatever the number of workers and wherever a run starts.
+
+A loader holds no random state. What a step draws follows from (seed, purpose, domain, step), and every augmented
+image gets a seed of its own, so a batch can be made again at any time. Reading them is ``reading.py``'s part.
+
+Legend: B images of one request, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+
+from sfmoe_dg.data.batches.kept_pixels import KeptPixels
+from sfmoe_dg.data.batches.transforms import ImageTransform
+from sfmoe_dg.data.batches.workers import DomainBatch, Reader, Request
+from sfmoe_dg.data.domains import DomainDataset
+from sfmoe_dg.data.splits import DomainSplit, check_batch_size
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.foundation.processes import World, share_of
+from sfmoe_dg.foundation.seeds import generator
+
+ALONE = World()
+
+Only: TypeAlias = Mapping[int, np.ndarray] | None
+"""Indices of images by domain: of the domains that are there, nothing else is read."""
+
+
+class TrainBatch(NamedTuple):
+    """One step: per training domain (x [B, C, H, W], y [B]), and per unlabeled domain x, or None without such."""
+
+    step: int
+    minibatches: list[tuple[torch.Tensor, torch.Tensor]]
+    unlabeled: list[torch.Tensor] | None
+
+
+class TrainLoader:
+    """Draws with replacement from the in-split of every training domain, a batch from each at every step.
+
+    Args:
+        dataset, splits: as ``data.build`` and ``split_domains`` return them.
+        train_envs: the domains to train on, in the order of the minibatches.
+        batch_size: images per domain.
+        transform: for images that lie in files; those in memory are used as they are.
+        seed: the run's seed.
+        num_workers: worker processes for images in files; None: up to 4, as many as there are spare cores.
+        class_balanced: draw every class of a domain equally often (DomainBed's weights, 1 / (count · classes)).
+        unlabeled_envs: the domains whose uda-split is drawn from as well, for domain adaptation.
+        device: where the batches are put.
+        start_method: how worker processes start ("fork", "spawn", "forkserver"); None: the platform's default.
+        world: which of how many processes this one is; each reads its share of every minibatch.
+
+    Raises:
+        UserError: if a domain has fewer images than a batch, an unlabeled one has none, or a batch cannot be divided
+            among the processes.
+    """
+
+    def __init__(
+        self,
+        dataset: DomainDataset,
+        splits: Sequence[DomainSplit],
+        train_envs: Sequence[int],
+        batch_size: int,
+        transform: ImageTransform,
+        *,
+        seed: int,
+        num_workers: int | None = None,
+        class_balanced: bool = False,
+        unlabeled_envs: Sequence[int] = (),
+        device: torch.device | str = "cpu",
+        start_method: str | None = None,
+        world: World = ALONE,
+    ) -> None:
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}; it must be at least 1")
+        dataset.check_envs(train_envs, "training domain")
+        check_batch_size(dataset, splits, train_envs, batch_size)
+        for env in unlabeled_envs:
+            if not len(splits[env].uda):
+                raise UserError(
+                    f"domain {env} ({dataset[env].name}) of {dataset.name} has no unlabeled images to adapt to; set "
+                    "--uda_holdout_fraction above 0"
+                )
+        self._batch_size, self._seed = batch_size, seed
+        self._share = share_of(batch_size, world)
+        self._num_labeled = len(train_envs)
+        pools = [("train", env, splits[env].in_) for env in train_envs]
+        pools += [("unlabeled", env, splits[env].uda) for env in unlabeled_envs]
+        self._pools = [_DrawPool(*pool, dataset[pool[1]].targets if class_balanced else None) for pool in pools]
+        self._augment = transform.augment and not dataset.in_memory
+        self._reader = Reader(dataset, [transform] * len(dataset), num_workers, device, start_method)
+
+    def requests(self, step: int) -> tuple[Request, ...]:
+        """What this process reads in one step: training domains first, then unlabeled ones."""
+        drawn = [pool.draw(self._seed, step, self._batch_size, self._augment) for pool in self._pools]
+        return tuple(_part(request, self._share) for request in drawn)
+
+    def batches(self, start_step: int, stop_step: int) -> Iterator[TrainBatch]:
+        """The batches of the steps from ``start_step`` up to, not including, ``stop_step``.
+
+        Raises:
+            UserError: if an image does not decode or a worker dies.
+        """
+        steps = range(start_step, stop_step)
+        for step, batches in zip(steps, self._reader.read(map(self.requests, steps)), strict=True):
+            labeled = [(batch.x, batch.y) for batch in batches[: self._num_labeled]]
+            unlabeled = [batch.x for batch in batches[self._num_labeled :]]
+            yield TrainBatch(step, labeled, unlabeled or None)
+
+    def close(self) -> None:
+        """End the worker processes; the next ``batches`` starts new ones."""
+        self._reader.close()
+
+
+class EvalLoader:
+    """Reads every image of every domain once per evaluation, all splits of a domain in one pass, in file order.
+
+    Args:
+        splits: only images in some split are read; None: all.
+        transforms: one per domain. An augmenting one draws anew at every evaluation step (DomainBed evaluates
+            training domains through their augmentation).
+        batch_size: images per batch; the last one of a domain may be smaller.
+        shuffled: in an order that the seed decides instead of that of the files, so that a batch is a fair sample.
+        world: which of how many processes this one is; each reads every ``size``-th batch.
+        in_step: the processes must read equally many batches; those that would have one less read the first again.
+        keep_bytes: of images in files that are not augmented, so many bytes of pixels are decoded only once.
+        The others are those of ``TrainLoader``.
+    """
+
+    def __init__(
+        self,
+        dataset: DomainDataset,
+        splits: Sequence[DomainSplit] | None,
+        transforms: Sequence[ImageTransform],
+        *,
+        seed: int,
+        batch_size: int = 128,
+        shuffled: bool = False,
+        num_workers: int | None = None,
+        device: torch.device | str = "cpu",
+        start_method: str | None = None,
+        world: World = ALONE,
+        in_step: bool = False,
+        keep_bytes: int = 0,
+    ) -> None:
+        assert len(transforms) == len(dataset)
+        self._dataset, self._seed, self._batch_size = dataset, seed, batch_size
+        self._used = [np.arange(len(d)) for d in dataset] if splits is None else [split.used for split in splits]
+        if shuffled:
+            self._used = [generator(seed, "eval", env).permutation(used) for env, used in enumerate(self._used)]
+        self.world, self._in_step = world, in_step
+        self._augment = [transform.augment and not dataset.in_memory for transform in transforms]
+        self._reader = Reader(
+            dataset, transforms, num_workers, device, start_method, KeptPixels(keep_bytes) if keep_bytes else None
+        )
+
+    def _images(self, env: int, only: Only) -> np.ndarray:
+        used = self._used[env]
+        return used[np.isin(used, only[env])] if only is not None and env in only else used
+
+    def _plan(self, step: int, envs: Sequence[int], only: Only) -> Iterator[tuple[Request, ...]]:
+        for env in envs:
+            used = self._images(env, only)
+            seeds = _image_seeds(len(self._dataset[env]), self._seed, "eval", step, env) if self._augment[env] else None
+            for start in range(0, len(used), self._batch_size):
+                indices = used[start : start + self._batch_size]
+                yield (Request(env, indices, None if seeds is None else seeds[indices]),)
+
+    def num_batches(self, only: Only = None) -> int:
+        """Of one evaluation, whoever reads them."""
+        sizes = [len(self._images(env, only)) for env in range(len(self._used))]
+        return sum(-(-size // self._batch_size) for size in sizes)
+
+    def _own(self, plan: Iterator[tuple[Request, ...]]) -> Iterator[tuple[Request, ...]]:
+        """This process's part of a plan."""
+        if not self.world.shared:
+            return plan
+        whole = list(plan)
+        missing = -len(whole) % self.world.size if self._in_step else 0
+        return iter((whole + whole[:1] * missing)[self.world.rank :: self.world.size])
+
+    def batches(self, step: int = 0, envs: Sequence[int] | None = None, only: Only = None) -> Iterator[DomainBatch]:
+        """All batches of one evaluation, domain by domain; ``step`` keys the augmentation, if there is any.
+
+        Of the domains in ``only``, just the images named there are read.
+
+        Of several processes, number r yields the batches r, r + size, r + 2 · size, …
+
+        Raises:
+            UserError: if an image does not decode or a worker dies.
+        """
+        plan = self._plan(step, range(len(self._dataset)) if envs is None else envs, only)
+        for (batch,) in self._reader.read(self._own(plan)):
+            yield batch
+
+    def close(self) -> None:
+        """End the worker processes; the next ``batches`` starts new ones."""
+        self._reader.close()
+
+
+class _DrawPool:
+    """The images of one domain that a step draws from, with replacement."""
+
+    def __init__(self, purpose: str, env: int, indices: np.ndarray, targets: np.ndarray | None) -> None:
+        self.purpose, self.env, self.indices = purpose, env, indices
+        self.cumulative = None
+        if targets is not None:
+            _, inverse, counts = np.unique(targets[indices], return_inverse=True, return_counts=True)
+            self.cumulative = np.cumsum(1.0 / (counts[inverse] * len(counts)))
+
+    def draw(self, seed: int, step: int, size: int, augment: bool) -> Request:
+        random = generator(seed, self.purpose, self.env, step)
+        if self.cumulative is None:
+            positions = random.integers(len(self.indices), size=size)
+        else:
+            # The sum of the weights is 1 only up to rounding, hence the scale and the clip.
+            drawn = random.random(size) * self.cumulative[-1]
+            positions = np.searchsorted(self.cumulative, drawn, side="right").clip(max=len(self.indices) - 1)
+        seeds = _image_seeds(size, seed, self.purpose, "augment", self.env, step) if augment else None
+        return Request(self.env, self.indices[positions], seeds)
+
+
+def _part(request: Request, share: slice) -> Request:
+    return Request(request.env, request.indices[share], None if request.seeds is None else request.seeds[share])
+
+
+def _image_seeds(size: int, *key: Any) -> np.ndarray:
+    return generator(*key).integers(2**63 - 1, size=size)

@@ -1,0 +1,1 @@
+"""Architectures: one file per paper, and the parts that several of them share."""

@@ -1,0 +1,1 @@
+"""Mixture-of-experts layers: routers, the choice of experts, capacity, balance losses, dispatch, traces."""

@@ -1,0 +1,1 @@
+"""Pre-trained weights: where they are, how they are checked, how dense weights become experts."""

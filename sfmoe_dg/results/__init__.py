@@ -1,0 +1,1 @@
+"""From records to numbers, without torch: reading, selection, tables, formats and the HTML page."""

@@ -1,0 +1,58 @@
+"""Naming one run of a study: by the beginning of its id, or by words of its title."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.runs.spec import RunSpec
+
+CANDIDATES = 3
+SHOWN_DIGITS = 8
+_NUMBERED = ("test", "hparams", "trial")
+"""Words of a title that belong together with the one behind them."""
+
+
+def title(run: RunSpec) -> str:
+    """A run as it is listed: the beginning of its id, and its title."""
+    return f"{run.run_id[:SHOWN_DIGITS]} {run}"
+
+
+def find_run(runs: Sequence[RunSpec], text: str) -> RunSpec:
+    """The one run that ``text`` names: the beginning of its id, or words of its title such as 'PACS ERM test 0'.
+
+    Raises:
+        UserError: if no run or more than one has that name; with candidates.
+    """
+    wanted = _parts(text)
+    if not wanted:
+        raise UserError("the name of a run is empty; give the beginning of its id, or words of its title")
+    common = [len(wanted & _parts(title(run))) for run in runs]
+    found = [run for run, count in zip(runs, common, strict=True) if count == len(wanted)]
+    if not found and _is_hexadecimal(text):
+        found = [run for run in runs if run.run_id.startswith(text.lower())]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(f"{text!r} names {len(found)} runs ({_listed(found)}); give more words, or the id")
+    near = sorted((i for i, count in enumerate(common) if count), key=lambda i: -common[i])
+    hint = f"nearest: {_listed([runs[i] for i in near])}" if near else f"there are, for example: {_listed(runs)}"
+    raise UserError(f"no run is named {text!r}; {hint}")
+
+
+def _is_hexadecimal(text: str) -> bool:
+    return all(digit in string.hexdigits for digit in text)
+
+
+def _parts(text: str) -> set[str]:
+    """'PACS ERM test 0' → {'pacs', 'erm', 'test 0'}."""
+    parts, words = set[str](), iter(text.casefold().split())
+    for word in words:
+        parts.add(f"{word} {next(words, '')}".rstrip() if word in _NUMBERED else word)
+    return parts
+
+
+def _listed(runs: Sequence[RunSpec]) -> str:
+    shown = ", ".join(title(run) for run in runs[:CANDIDATES])
+    return shown + (", …" if len(runs) > CANDIDATES else "")

@@ -1,0 +1,1 @@
+"""Launchers: one file or folder per launcher, one line each in ``launcher.py``."""

@@ -1,0 +1,217 @@
+"""Runs as processes on one machine, a fixed number at a time: what the local launcher and a cluster's tasks share."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.runs.folder import CHECKPOINT, read_failure, record_failure
+from sfmoe_dg.runs.lease import current, is_owned
+from sfmoe_dg.sweeps.launch.launcher import Job
+from sfmoe_dg.sweeps.status import MAX_FAILURES
+
+POLL_SECONDS = 0.1
+SAVE_SECONDS = 60.0
+"""How long runs may take to save when they are asked to."""
+EXIT_OWNED = 75
+"""``sfmoe-dg train`` ends so where another process trains the run."""
+# No fault of the run: it was asked to stop, before or after it had begun to listen.
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+STOPPED = frozenset([-number for number in _STOP_SIGNALS] + [128 + number for number in _STOP_SIGNALS])
+
+OnEnd = Callable[[Job, "str | None", float], None]
+"""Called with a job, the error that it failed with or None, and the seconds it took."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A run under way in one of the places."""
+
+    job: Job
+    process: subprocess.Popen[bytes]
+    place: Mapping[str, str]
+    started: float
+    error_bytes: int
+    checkpoint: tuple[int, int] | None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether a run that was told to stop has nothing left to save: it gives its folder back, or ends."""
+        return self.process.poll() is not None or current(self.job.folder) is None
+
+    @property
+    def has_saved(self) -> bool:
+        """Whether this start has brought the run any further on disk."""
+        return (self.job.folder / "done").exists() or _signature(self.job.folder / CHECKPOINT) != self.checkpoint
+
+
+class Pool:
+    """As many runs at a time as there are ``places``, each with that place's environment variables."""
+
+    def __init__(
+        self,
+        places: Sequence[Mapping[str, str]],
+        on_end: OnEnd,
+        is_owned: Callable[[Path], bool] = lambda folder: is_owned(current(folder)),
+    ) -> None:
+        self._free = deque(places)
+        self._on_end, self._is_owned = on_end, is_owned
+        self._told: set[int] = set()
+        self.running: list[Running] = []
+        self.stop_signal: int | None = None
+        """Set from a signal handler: nothing is started any more, and what runs is sent this signal once."""
+
+    def run(self, jobs: Sequence[Job]) -> list[Job]:
+        """Run every job that is neither done nor somebody else's nor failed too often; returns those of others.
+
+        Ends early, with runs under way, once ``stop_signal`` is set. If something is raised meanwhile (Ctrl-C), runs
+        are let save and then ended: no process is left behind.
+        """
+        waiting, of_others = deque(jobs), list[Job]()
+        try:
+            while self.stop_signal is None and (waiting or self.running):
+                while waiting and self._free and self.stop_signal is None:
+                    self._take(waiting.popleft(), of_others)
+                time.sleep(POLL_SECONDS)
+                self._reap(of_others)
+        except BaseException:
+            try:
+                self.save(signal.SIGTERM)
+            finally:
+                self.kill()
+            raise
+        return of_others
+
+    def _take(self, job: Job, of_others: list[Job]) -> None:
+        if (job.folder / "done").exists() or read_failure(job.folder)[1] >= MAX_FAILURES:
+            return
+        if self._is_owned(job.folder):
+            of_others.append(job)
+            return
+        self._start(job)
+
+    def _start(self, job: Job) -> None:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        place = self._free.popleft()
+        with (job.folder / "err.txt").open("ab") as errors:
+            process = subprocess.Popen(
+                job.command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                env=os.environ | place,
+                # A session of its own: Ctrl-C in the terminal reaches only this process, which ends its runs in order.
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+            size = errors.tell()
+        saved = _signature(job.folder / CHECKPOINT)
+        self.running.append(Running(job, process, place, time.monotonic(), size, saved))
+
+    def _reap(self, of_others: list[Job]) -> None:
+        for entry in [r for r in self.running if r.process.poll() is not None]:
+            self.running.remove(entry)
+            self._free.append(entry.place)
+            seconds = time.monotonic() - entry.started
+            if (entry.job.folder / "done").exists():
+                self._on_end(entry.job, None, seconds)
+            elif self.stop_signal is not None or entry.process.returncode in STOPPED:
+                continue
+            elif entry.process.returncode == EXIT_OWNED or self._is_owned(entry.job.folder):
+                of_others.append(entry.job)
+            else:
+                self._on_end(entry.job, _record_failure(entry), seconds)
+
+    def tell(self) -> None:
+        """Send the stop signal to the runs that have not been sent it."""
+        assert self.stop_signal is not None
+        for entry in self.running:
+            if entry.process.pid not in self._told and entry.process.poll() is None:
+                self._told.add(entry.process.pid)
+                # To the run alone: its loader workers are its own business.
+                entry.process.send_signal(self.stop_signal)
+
+    def save(self, number: int, seconds: float = SAVE_SECONDS) -> None:
+        """Tell every run to save, and wait until all have, or for ``seconds``."""
+        self.stop_signal = number
+        self.tell()
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not all(entry.is_settled for entry in self.running):
+            time.sleep(POLL_SECONDS)
+
+    def kill(self) -> None:
+        """End every run now."""
+        for entry in self.running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(entry.process.pid, signal.SIGKILL)
+            entry.process.wait()
+        self.running.clear()
+
+
+def make_places(count: int, threads: int, gpus: int | None) -> list[dict[str, str]]:
+    """Environment variables for ``count`` runs side by side, dealt out over ``gpus`` GPUs.
+
+    Raises:
+        UserError: if this process may not use that many GPUs.
+    """
+    places = [{"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} for _ in range(count)]
+    if gpus is not None:
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        visible = [str(i) for i in range(gpus)] if given is None else [name for name in given.split(",") if name]
+        if len(visible) < gpus:
+            raise UserError(f"gpus is {gpus} and CUDA_VISIBLE_DEVICES={given} names {len(visible)}")
+        for i, place in enumerate(places):
+            place["CUDA_VISIBLE_DEVICES"] = visible[i % gpus]
+    return places
+
+
+def _signature(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def _record_failure(entry: Running) -> str:
+    code = entry.process.returncode
+    ending = f"ended with exit code {code}"
+    if code < 0:
+        ending = f"was killed by {signal.Signals(-code).name}"
+        if -code == signal.SIGKILL:
+            ending += " (out of memory?)"
+    error = last_line(entry.job.folder / "err.txt", entry.error_bytes) if code > 0 else ""
+    error = error or ending
+    record_failure(entry.job.folder, error, code)
+    return error
+
+
+def last_line(path: Path, offset: int = 0) -> str:
+    """The last line behind ``offset`` bytes of a text file that is not blank."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            text = file.read().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent() -> None:
+    """On Linux, have the kernel end a run whose launcher was killed: nobody would note its end."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,1 @@
+"""The Slurm launcher: submitting arrays, asking the queue, staying until all runs have ended."""

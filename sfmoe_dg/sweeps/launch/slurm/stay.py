@@ -1,0 +1,84 @@
+"""Stay with a study on a cluster: look at the queue again and again, and submit what was lost, until all has ended."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.runs.folder import State, record_failure
+from sfmoe_dg.runs.lease import current, read_owner
+from sfmoe_dg.sweeps.launch.launcher import Listener, Study
+from sfmoe_dg.sweeps.launch.settings import LaunchSettings
+from sfmoe_dg.sweeps.launch.slurm.jobs import FOLDER
+from sfmoe_dg.sweeps.launch.slurm.submit import submit
+from sfmoe_dg.sweeps.status import RunStatus
+
+LOST = "its process ended without a word: killed, out of memory, or its node failed"
+FUTILE_ROUNDS = 3
+"""How often what came back undone is submitted again while nothing at all gets done."""
+
+
+class Supervision:
+    """Two things end it before all is done: a run that fails three times is given up, and so is a cluster on which
+    jobs end without beginning."""
+
+    def __init__(self, study: Study, settings: LaunchSettings, listener: Listener) -> None:
+        self._study, self._settings, self._listener = study, settings, listener
+        self._deaths = {self._death(state.folder) for state in study.states()}
+        """Dead owners that are accounted for: those of before this supervision, to begin with."""
+        self._submitted: set[Path] = set()
+        self._shown, self._news, self._futile = "", (0, 0), 0
+
+    def run(self) -> None:
+        """Return when every run is done or has failed for good.
+
+        Raises:
+            UserError: if jobs end again and again without any run getting anywhere.
+        """
+        while True:
+            states = self._study.states()
+            self._show(states)
+            if not any(state.is_open for state in states):
+                return
+            if any(state.is_to_do for state in states):
+                self._submit(states)
+            time.sleep(self._settings.poll)
+
+    def _show(self, states: Sequence[RunStatus]) -> None:
+        counts = Counter(state.state for state in states)
+        line = ", ".join(f"{counts[state]} {state.value}" for state in State if counts[state])
+        if line != self._shown:
+            self._listener.say(line)
+        self._shown = line
+
+    def _submit(self, states: Sequence[RunStatus]) -> None:
+        to_do = {state.folder for state in states if state.is_to_do}
+        noted = sum([self._note_death(folder) for folder in sorted(to_do)])
+        if to_do & self._submitted:
+            self._submitted -= to_do
+            news = sum(s.state is State.DONE for s in states), noted + sum(s.failures for s in states)
+            self._futile = self._futile + 1 if news == self._news else 0
+            self._news = news
+        if self._futile >= FUTILE_ROUNDS:
+            logs = self._study.output_dir / FOLDER / "logs"
+            raise UserError(f"Slurm's jobs end without training anything; what they said is in {logs}")
+        self._submitted |= submit(self._study, self._settings, self._listener)
+
+    def _death(self, folder: Path) -> str:
+        """What names the owner whose lease lies in a folder; '' without one."""
+        lease = current(folder)
+        owner = read_owner(lease) if lease is not None else None
+        return owner.token if owner is not None else ""
+
+    def _note_death(self, folder: Path) -> bool:
+        """Count a run as failed whose process died and left its lease; nobody else has noted it."""
+        death = self._death(folder)
+        if not death or death in self._deaths:
+            return False
+        self._deaths.add(death)
+        record_failure(folder, LOST, -signal.SIGKILL)
+        return True

@@ -1,0 +1,170 @@
+"""From a study to the list of its runs, and what became of each.
+
+The plan has upstream's order, seeds and folder names (``domainbed.scripts.sweep``); planning and counting need
+no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from sfmoe_dg.data.catalog import facts
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.foundation.files import read_json, write_atomic
+from sfmoe_dg.runs.lease import entries
+from sfmoe_dg.runs.spec import RunSpec
+from sfmoe_dg.sweeps.study import SweepSpec, make_spec
+
+
+def env_combinations(num_domains: int, single: bool) -> list[tuple[int, ...]]:
+    """[0], [0, 1], [0, 2], …, [1], [1, 2], …: every domain held out, and every pair unless ``single``.
+
+    Raises:
+        UserError: for pairs of fewer than three domains, which would leave none to train on.
+    """
+    if not single and num_domains < 3:
+        raise UserError(
+            f"holding out pairs needs at least 3 domains and there are {num_domains}; set single_test_envs = true"
+        )
+    combinations: list[tuple[int, ...]] = []
+    for i in range(num_domains):
+        combinations.append((i,))
+        if not single:
+            combinations += [(i, j) for j in range(i + 1, num_domains)]
+    return combinations
+
+
+def domain_names(dataset: str, data_dir: str | None) -> tuple[str, ...]:
+    """The domains of a data set in order; those of a user's image folder are its sub-folders."""
+    known = facts(dataset).domains
+    if known or data_dir is None:
+        return known
+    root = Path(data_dir)
+    if not root.is_dir():
+        raise UserError(f"the data folder {root} does not exist; --data_dir must hold one folder per domain")
+    found = tuple(sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")))
+    if not found:
+        raise UserError(f"the data folder {root} holds no folders; --data_dir must hold one folder per domain")
+    return found
+
+
+def plan(spec: SweepSpec, data_dir: str | None) -> list[RunSpec]:
+    """Every run of the study, in upstream's order.
+
+    Raises:
+        UserError: for a test domain that does not exist.
+    """
+    runs = []
+    for trial_seed in range(spec.n_trials):
+        for dataset in spec.datasets:
+            names = domain_names(dataset, data_dir)
+            for algorithm in spec.algorithms:
+                for test_envs in _test_sets(spec, dataset, names):
+                    for hparams_seed in range(spec.n_hparams_from, spec.n_hparams):
+                        run = RunSpec(
+                            dataset=dataset,
+                            algorithm=algorithm,
+                            test_envs=test_envs,
+                            data_dir=data_dir,
+                            task=spec.task,
+                            hparams=spec.hparams_json(algorithm),
+                            hparams_seed=hparams_seed,
+                            trial_seed=trial_seed,
+                            steps=spec.steps,
+                            checkpoint_freq=spec.checkpoint_freq,
+                            holdout_fraction=spec.holdout_fraction,
+                            uda_holdout_fraction=spec.uda_holdout_fraction,
+                            skip_model_save=spec.skip_model_save,
+                            options=spec.options,
+                        ).with_sweep_seed()
+                        run.check()
+                        runs.append(run)
+    return runs
+
+
+def _test_sets(spec: SweepSpec, dataset: str, names: Sequence[str]) -> Sequence[tuple[int, ...]]:
+    if spec.test_envs is None:
+        return env_combinations(len(names), spec.single_test_envs)
+    for env in (env for envs in spec.test_envs for env in envs):
+        if not 0 <= env < len(names):
+            numbered = ", ".join(f"{i} {name}" for i, name in enumerate(names))
+            raise UserError(f"test domain {env} of sweep {spec.name!r} does not exist in {dataset}: {numbered}")
+    if any(len(envs) == len(names) for envs in spec.test_envs):
+        raise UserError(
+            f"sweep {spec.name!r} holds out all {len(names)} domains of {dataset} at once, which leaves none to train "
+            "on; give fewer test_envs"
+        )
+    return spec.test_envs
+
+
+def save_plan(spec: SweepSpec, data_dir: str | None, output_dir: Path, queued: Collection[str] = ()) -> Path:
+    """Keep the study beside its runs, so that ``status`` knows what is missing.
+
+    It takes the place of a study of the same name, unless runs of that one which have begun, or are ``queued``, would
+    be forgotten.
+    """
+    path = output_dir / f"sweep-{spec.name}.json"
+    if path.exists():
+        ids = {run.run_id for run in plan(spec, data_dir)}
+        if _knows_one_of(path, entries(output_dir).union(queued) - ids):
+            mark = hashlib.sha256("".join(sorted(ids)).encode()).hexdigest()[:8]
+            path = path.with_name(f"sweep-{spec.name}-{mark}.json")
+    values = {f.name: getattr(spec, f.name) for f in fields(spec)}
+    values["options"], values["launch"] = spec.options.changed(), asdict(spec.launch)
+    write_atomic(path, json.dumps({"data_dir": data_dir, "spec": values}, indent=1, sort_keys=True) + "\n")
+    return path
+
+
+def _knows_one_of(path: Path, ids: Collection[str]) -> bool:
+    """Whether a saved study has one of these runs, as far as it can be read."""
+    try:
+        return any(run.run_id in ids for run in _planned(path))
+    except UserError:
+        return True
+
+
+def load_plans(output_dir: Path) -> list[RunSpec]:
+    """The runs of every study that was started in this folder, each once.
+
+    Raises:
+        UserError: if no sweep was started there.
+    """
+    runs: dict[str, RunSpec] = {}
+    files = sorted(output_dir.glob("sweep-*.json"))
+    if not files:
+        raise UserError(f"{output_dir} holds no sweep (no sweep-*.json); give the --output_dir of a sweep")
+    for path in files:
+        for run in _planned(path):
+            runs.setdefault(run.run_id, run)
+    return list(runs.values())
+
+
+def _planned(path: Path) -> list[RunSpec]:
+    saved = read_json(path)
+    if not isinstance(saved, dict) or not isinstance(saved.get("spec"), dict) or "data_dir" not in saved:
+        raise UserError(f"{path} is no study as sfmoe-dg sweep saves it; delete it and start the sweep again")
+    return plan(make_spec(saved["spec"], str(path)), saved["data_dir"])
+
+
+def check_data_folders(spec: SweepSpec, data_dir: str | None) -> None:
+    """Refuse a sweep whose data are not where they should be, before its first run.
+
+    Raises:
+        UserError: naming the folder that was looked for.
+    """
+    for dataset in spec.datasets:
+        entry = facts(dataset)
+        if not entry.needs_data_dir:
+            continue
+        if data_dir is None:
+            raise UserError(
+                f"data set {dataset} needs --data_dir, the folder that holds {entry.folder or 'its domains'}"
+            )
+        folder = Path(data_dir) / entry.folder
+        # torchvision downloads MNIST into a folder that need not exist yet.
+        if not folder.is_dir() and entry.folder != "MNIST":
+            raise UserError(f"the folder {folder} of data set {dataset} does not exist; --data_dir must hold it")

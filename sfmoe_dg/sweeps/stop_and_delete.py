@@ -1,0 +1,157 @@
+"""Changing what became of runs: forgetting failures, stopping, deleting what is incomplete."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+
+from sfmoe_dg.runs.folder import FAILED, State
+from sfmoe_dg.runs.lease import Lease, Liveness, Owned, Owner, acquire, current, liveness, read_owner
+from sfmoe_dg.sweeps.status import RunStatus
+
+SAVE_SECONDS = 90.0
+"""How long a process may take to save, and a sweep to have its runs saved, before it is killed."""
+KILL_SECONDS = 10.0
+POLL_SECONDS = 0.1
+
+
+def forget_failures(states: Sequence[RunStatus]) -> int:
+    """Let the next sweep start failed runs again; returns how many there were. Other runs are left alone."""
+    failed = [s for s in states if s.state is State.FAILED]
+    for s in failed:
+        (s.folder / FAILED).unlink(missing_ok=True)
+    return len(failed)
+
+
+# --------------------------------------------------------------------------------------------------------- stopping
+
+
+class Stop(Enum):
+    STOPPED = "stopped"
+    KILLED = "killed"
+    """It did not save in time: the run goes on from its last checkpoint."""
+    ELSEWHERE = "elsewhere"
+    """On another machine, or another user's: only its owner can end it."""
+
+
+def owner_of(state: RunStatus) -> Owner | None:
+    """Who trains a run, if anybody does."""
+    lease = current(state.folder)
+    return None if lease is None else read_owner(lease)
+
+
+def stop_runs(states: Sequence[RunStatus], patience: float = SAVE_SECONDS) -> list[tuple[RunStatus, Owner, Stop]]:
+    """Tell the owners of runs on this machine to save and stop, all at once, and see to it that they end.
+
+    An owner that has saved gives its lease back and waits to be killed, which SIGINT does: it ignores a second SIGTERM.
+    """
+    owned = [(s, owner) for s in states if s.state is State.RUNNING and (owner := owner_of(s)) is not None]
+    told = [(s, owner) for s, owner in owned if _send(owner, signal.SIGTERM)]
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline and not all(_has_let_go(s.folder, owner) for s, owner in told):
+        time.sleep(POLL_SECONDS)
+    how = {}
+    for s, owner in told:
+        has_saved = _has_let_go(s.folder, owner)
+        how[owner.token] = Stop.STOPPED if has_saved else Stop.KILLED
+        _end(owner, has_saved)
+    return [(s, owner, how.get(owner.token) or _out_of_reach(owner)) for s, owner in owned]
+
+
+def stop_process(owner: Owner, patience: float = SAVE_SECONDS) -> Stop:
+    """Tell a sweep on this machine to end, which saves the runs that it has started."""
+    if not _send(owner, signal.SIGTERM):
+        return _out_of_reach(owner)
+    if _ends_within(owner, patience):
+        return Stop.STOPPED
+    _send(owner, signal.SIGKILL)
+    return Stop.KILLED
+
+
+def _out_of_reach(owner: Owner) -> Stop:
+    """What became of an owner that could not be told: it may have ended by itself in the meantime."""
+    return Stop.STOPPED if liveness(owner) is Liveness.DEAD else Stop.ELSEWHERE
+
+
+def _has_let_go(folder: Path, owner: Owner) -> bool:
+    lease = current(folder)
+    holder = None if lease is None else read_owner(lease)
+    return holder is None or holder.token != owner.token or liveness(owner) is Liveness.DEAD
+
+
+def _end(owner: Owner, has_saved: bool) -> None:
+    if has_saved:
+        # Not SIGKILL: a local sweep takes that for a failure of the run.
+        _send(owner, signal.SIGINT)
+        if _ends_within(owner, KILL_SECONDS):
+            return
+    _send(owner, signal.SIGKILL)
+    _ends_within(owner, KILL_SECONDS)
+
+
+def _send(owner: Owner, number: int) -> bool:
+    """Whether the signal was sent: not to a process that is dead, on another machine, or another user's."""
+    if liveness(owner) is not Liveness.ALIVE:
+        return False
+    try:
+        os.kill(owner.pid, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def _ends_within(owner: Owner, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while liveness(owner) is Liveness.ALIVE:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+# --------------------------------------------------------------------------------------------------------- deleting
+
+
+def incomplete(states: Sequence[RunStatus]) -> list[RunStatus]:
+    """The runs that left a folder and are neither done nor anybody's nor queued."""
+    return [s for s in states if s.state in (State.WAITING, State.LOST, State.FAILED) and _is_own_folder(s)]
+
+
+def _is_own_folder(state: RunStatus) -> bool:
+    """Whether the folder is a real one and its run's: a link may lead anywhere."""
+    return state.folder.name == state.spec.run_id and state.folder.is_dir() and not state.folder.is_symlink()
+
+
+def delete_run(state: RunStatus) -> bool:
+    """Delete the folder of an incomplete run; False, and nothing is touched, if it is done or somebody's by now."""
+    if not _is_own_folder(state):
+        return False
+    try:
+        lease = acquire(state.folder)
+    except Owned:
+        return False
+    with lease:
+        if (state.folder / "done").exists():
+            return False
+        _empty(state.folder, lease)
+    try:
+        state.folder.rmdir()
+    except OSError:
+        # A run has begun here in this very moment; an empty folder would be harmless.
+        return state.folder.is_dir() and not any(state.folder.iterdir())
+    return True
+
+
+def _empty(folder: Path, lease: Lease) -> None:
+    for entry in list(folder.iterdir()):
+        if entry == lease.path:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink(missing_ok=True)

@@ -1,0 +1,117 @@
+"""What the runs of a sweep will cost, from the speed of those that were trained in the same folder."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import median
+
+from sfmoe_dg.data.catalog import facts
+from sfmoe_dg.foundation.durations import duration
+from sfmoe_dg.results.record_lines import read_lines
+from sfmoe_dg.runs.folder import State
+from sfmoe_dg.runs.progress import read_progress
+from sfmoe_dg.runs.records import RESULTS
+from sfmoe_dg.runs.spec import RunSpec
+from sfmoe_dg.sweeps.status import RunStatus
+
+SAMPLES = 20
+"""Runs of a data set and algorithm that are looked at: enough for a median, quick for thousands."""
+
+Kind = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """``hours`` of ``runs`` one after another; None if no run was ever timed here; ``measured``: how it is known."""
+
+    runs: int
+    hours: float | None
+    measured: str
+
+    def is_above(self, hours: float) -> bool:
+        """Whether it is known to be more; what was never measured is not."""
+        return self.hours is not None and self.hours > hours
+
+    def __str__(self) -> str:
+        if self.hours is None:
+            return f"how long they take is not known: {self.measured}"
+        return f"one after another they take about {duration(3600 * self.hours)} ({self.measured})"
+
+
+@dataclass(frozen=True)
+class _Speed:
+    """Seconds per step of one run; those of records leave the evaluations out."""
+
+    seconds: float
+    with_evaluations: bool
+
+
+def estimate(states: Sequence[RunStatus]) -> Cost:
+    """The cost of what a sweep would start: steps left × the median seconds per step of timed runs.
+
+    Timed runs of the same data set and algorithm count; where there are none, those of any other in the study.
+    Hyper-parameters, and the machine that the runs were timed on, are not considered.
+    """
+    to_do = [s for s in states if s.is_to_do]
+    speeds = _speeds(states)
+    if not to_do or not speeds:
+        return Cost(len(to_do), None if to_do else 0.0, "no run in this folder has been timed yet")
+    own = {kind: median(speed.seconds for speed in found) for kind, found in speeds.items()}
+    timed = [speed for found in speeds.values() for speed in found]
+    other = median(speed.seconds for speed in timed)
+    seconds = sum(_steps_left(s) * own.get(_kind(s.spec), other) for s in to_do)
+    guessed = sum(_kind(s.spec) not in own for s in to_do)
+    return Cost(len(to_do), seconds / 3600, _how(timed, guessed))
+
+
+def _how(timed: Sequence[_Speed], guessed: int) -> str:
+    text = f"runs timed: {len(timed)}"
+    bare = sum(not speed.with_evaluations for speed in timed)
+    if bare:
+        text += f", {bare} of them without their evaluations"
+    if guessed:
+        text += f"; for {guessed} of those to do, only other data sets or algorithms"
+    return text
+
+
+def _kind(run: RunSpec) -> Kind:
+    return run.dataset, run.algorithm
+
+
+def _speeds(states: Sequence[RunStatus]) -> dict[Kind, list[_Speed]]:
+    by_kind: dict[Kind, list[RunStatus]] = defaultdict(list)
+    for s in states:
+        if s.state is not State.WAITING:
+            by_kind[_kind(s.spec)].append(s)
+    speeds = {kind: list(islice(_each(members), SAMPLES)) for kind, members in by_kind.items()}
+    return {kind: found for kind, found in speeds.items() if found}
+
+
+def _each(states: Sequence[RunStatus]) -> Iterator[_Speed]:
+    """The speeds of timed runs, means over the steps of their last start; finished ones first, which have most."""
+    for s in sorted(states, key=lambda s: s.state is not State.DONE):
+        progress = read_progress(s.folder)
+        if progress is not None:
+            yield _Speed(progress.seconds_per_step, True)
+        elif (seconds := _step_time(s.folder / RESULTS)) is not None:
+            yield _Speed(seconds, False)
+
+
+def _step_time(path: Path) -> float | None:
+    """The median ``step_time`` of a results file (DomainBed's have nothing else), None if it has none."""
+    try:
+        lines = list(read_lines(path.read_bytes()))
+    except OSError:
+        return None
+    found = [record.get("step_time") for _, record in lines if isinstance(record, dict)]
+    times = [seconds for seconds in found if isinstance(seconds, (int, float))]
+    return median(times) if times else None
+
+
+def _steps_left(state: RunStatus) -> int:
+    progress = read_progress(state.folder) if state.state is not State.WAITING else None
+    return progress.steps_left if progress is not None else (state.spec.steps or facts(state.spec.dataset).steps)

@@ -1,0 +1,1 @@
+"""One run: prepare it, train it, evaluate it, save it, resume it."""

@@ -1,0 +1,155 @@
+"""The trained model on disk: in DomainBed's format, and as safetensors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from sfmoe_dg.algorithms.base import Algorithm
+from sfmoe_dg.algorithms.registry import ALGORITHMS
+from sfmoe_dg.data.batches.transforms import ImageTransform
+from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.foundation.files import read_json, write_atomic
+from sfmoe_dg.foundation.torch_files import load_torch, save_torch
+
+_SHOWN = 300
+"""Characters that are told of what torch says about weights that do not fit."""
+
+MODEL_FILE = "model.pkl"
+TENSORS_FILE = "model.safetensors"
+
+
+def save_trained(folder: Path, algorithm: Algorithm, args: dict[str, Any], write: bool = True) -> None:
+    """What a finished run leaves: model.pkl, which DomainBed's code can read, and model.safetensors.
+
+    ``write``: False in the processes that only contribute the weights they hold to what another one writes.
+    """
+    save_model(folder / MODEL_FILE, algorithm, args, write)
+    save_tensors(folder / TENSORS_FILE, algorithm, args, write)
+
+
+def save_model(path: Path, algorithm: Algorithm, args: dict[str, Any], write: bool = True) -> None:
+    """Write upstream's six keys atomically; tensors go to the CPU, so that any machine can load them."""
+    state = {name: tensor.detach().cpu() for name, tensor in algorithm.state_dict().items()}
+    content = {
+        "args": args,
+        "model_input_shape": algorithm.input_shape,
+        "model_num_classes": algorithm.num_classes,
+        "model_num_domains": algorithm.num_domains,
+        "model_hparams": algorithm.hparams,
+        "model_dict": state,
+    }
+    if write:
+        save_torch(path, content)
+
+
+def save_tensors(path: Path, algorithm: Algorithm, args: dict[str, Any], write: bool = True) -> None:
+    """The same model as safetensors, which holds no code: every tensor once, all else as JSON in its header."""
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    kept: dict[tuple[Any, ...], str] = {}
+    for name, tensor in algorithm.state_dict().items():
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and place in kept:
+            aliases[name] = kept[place]
+        else:
+            kept[place] = name
+            tensors[name] = tensor.detach().cpu().contiguous()
+    about = {
+        "args": args,
+        "model_input_shape": algorithm.input_shape,
+        "model_num_classes": algorithm.num_classes,
+        "model_num_domains": algorithm.num_domains,
+        "model_hparams": algorithm.hparams,
+        "aliases": aliases,
+    }
+    header = {"format": "pt"} | {name: json.dumps(value) for name, value in about.items()}
+    if write:
+        write_atomic(path, safetensors.torch.save(tensors, header))
+
+
+def _read_tensors(path: Path) -> dict[str, Any]:
+    """What :func:`save_tensors` wrote, with the keys of model.pkl."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        if "aliases" not in (file.metadata() or {}):
+            raise ValueError("it was not saved by this package")
+        content = {name: json.loads(value) for name, value in file.metadata().items() if name != "format"}
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    state |= {name: state[kept] for name, kept in content.pop("aliases").items()}
+    return content | {"model_dict": state, "model_input_shape": tuple(content["model_input_shape"])}
+
+
+def load_model(run_folder: str | Path) -> Algorithm:
+    """The trained algorithm of a finished run, in evaluation mode, on the CPU.
+
+    From model.safetensors, or model.pkl where only that is there.
+
+    Raises:
+        UserError: if the folder holds no model, or one that cannot be read.
+    """
+    content = _read_model(Path(run_folder))
+    # The weights come from the file: nothing needs to be downloaded first.
+    hparams = content["model_hparams"] | {"pretrained": False}
+    algorithm = ALGORITHMS.load(content["args"]["algorithm"])(
+        content["model_input_shape"], content["model_num_classes"], content["model_num_domains"], hparams
+    )
+    try:
+        algorithm.load_state_dict(content["model_dict"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:_SHOWN]
+        raise UserError(f"the model in {run_folder} is not of its own algorithm: {reason}; train it again") from None
+    algorithm.hparams = content["model_hparams"]
+    return algorithm.eval()
+
+
+def _read_model(folder: Path) -> dict[str, Any]:
+    tensors, pickled = folder / TENSORS_FILE, folder / MODEL_FILE
+    path = tensors if tensors.is_file() else pickled
+    try:
+        if path == tensors:
+            return _read_tensors(tensors)
+        return dict(load_torch(pickled))
+    except FileNotFoundError:
+        raise UserError(f"{pickled} does not exist; train without --skip_model_save to keep the model") from None
+    except (safetensors.SafetensorError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path} cannot be read as a model ({reason}); train again, or copy it again") from None
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run, ready to predict: ``class_names[algorithm.predict(transform(image)[None]).argmax()]``.
+
+    ``transform`` takes a PIL image to the model's input as evaluation does. Data sets that are made in memory (the
+    MNIST pair, StyledDigits) have inputs of their own; take theirs from ``sfmoe_dg.data.build.build_dataset``.
+    """
+
+    algorithm: Algorithm
+    transform: ImageTransform
+    class_names: tuple[str, ...]
+    domain_names: tuple[str, ...]
+    test_domains: tuple[str, ...]
+
+
+def load(run_folder: str | Path) -> TrainedRun:
+    """A finished run from its folder.
+
+    Raises:
+        UserError: if there is no model, or the file run.json beside it cannot be read.
+    """
+    algorithm = load_model(run_folder)
+    about = read_json(Path(run_folder) / "run.json")
+    mean, std = algorithm.normalization
+    return TrainedRun(
+        algorithm,
+        ImageTransform(size=algorithm.input_shape[-1], mean=mean, std=std),
+        tuple(about["classes"]),
+        tuple(about["domains"]),
+        tuple(about["test_domains"]),
+    )

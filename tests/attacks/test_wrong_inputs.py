@@ -1,0 +1,137 @@
+"""Wrong input, side by side: every row is a command line, what is wrong around it, and what must be said.
+
+Whatever is wrong, a command ends with exit code 2 and one sentence on standard error that names the culprit and the way
+out; standard output stays empty and no file is made or changed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from wrong_rows import DEBUG, PROCESSES, SCRIPTS, SMALL, SWEEP, TABLE, Row
+from wrong_things import study
+
+from sfmoe_dg.cli.main import main
+from sfmoe_dg.runs.spec import RunSpec
+from sfmoe_dg.training.loop import Stopped, StopRequest, train
+from sfmoe_dg.training.prepare import Execution
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class AtOnce(StopRequest):
+    requested = True
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """Finished runs of a dense and a sparse model, and one that was stopped before its first evaluation."""
+    root = tmp_path_factory.mktemp("trained")
+    torch.set_num_threads(1)
+    for name, backbone in (("cnn", "mnist_cnn"), ("moe", "sf_moe_tiny_32"), ("interrupted", "mnist_cnn")):
+        spec = RunSpec(dataset="Debug28", steps=2, hparams=f'{{"batch_size": 4, "backbone": "{backbone}"}}')
+        try:
+            train(spec, root / name, Execution("cpu"), stop=AtOnce() if name == "interrupted" else None)
+        except Stopped:
+            assert name == "interrupted"
+    return root
+
+
+def everything(root: Path) -> dict[str, int]:
+    """Every path below a folder, with its size: what a command must not change."""
+    return {str(path.relative_to(root)): path.lstat().st_size for path in sorted(root.rglob("*"))}
+
+
+def check(row: Row, out: str, err: str, begins: str) -> None:
+    assert err.startswith(f"{begins}: error: ")
+    assert err.endswith("\n")
+    assert err.count("\n") == 1, "more than one line"
+    assert not re.search(r"[.!?] [A-Z]", err), "more than one sentence"
+    assert row.culprit in err
+    assert row.way_out in err
+    assert bool(out) == row.has_begun
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, id=row.id) for row in TABLE])
+def test_wrong_input_is_one_sentence(row, trained, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    for make in row.makers:
+        make(trained)
+    before = everything(tmp_path)
+    capfd.readouterr()
+    assert main(shlex.split(row.words)) == 2
+    out, err = capfd.readouterr()
+    check(row, out, err, "sfmoe-dg")
+    assert everything(tmp_path) == before
+
+
+def start(words: list[str], **kwargs) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, capture_output=True, text=True, timeout=120, **kwargs)
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, id=row.id) for row in SCRIPTS])
+def test_scripts_of_data_sets_do_the_same(row, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for make in row.makers:
+        make(trained)
+    before = everything(tmp_path)
+    script, *words = shlex.split(row.words)
+    result = start([sys.executable, str(ROOT / "datasets" / script), *words])
+    assert result.returncode == 2
+    check(row, result.stdout, result.stderr, script)
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, id=row.id) for row in PROCESSES])
+def test_a_process_of_its_own_does_the_same(row, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for make in row.makers:
+        make(trained)
+    before = everything(tmp_path)
+    result = start([sys.executable, "-m", "sfmoe_dg", *shlex.split(row.words)])
+    assert result.returncode == 2
+    check(row, result.stdout, result.stderr, "sfmoe-dg")
+    assert everything(tmp_path) == before
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(trained, tmp_path, capsys, monkeypatch):
+    """Not wrong, only too early: exit code 75, which schedulers take as 'try again'."""
+    from study_makers import make_running
+
+    monkeypatch.chdir(tmp_path)
+    held = make_running(tmp_path, RunSpec(dataset="Debug28"))
+    assert main([*shlex.split(DEBUG + SMALL), "--output_dir", str(held)]) == 75
+    assert f"process {os.getpid()}" in capsys.readouterr().err
+
+
+def test_slurm_without_slurm(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    study()(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert main([*shlex.split(SWEEP), "--launcher", "slurm"]) == 2
+    err = capsys.readouterr().err
+    assert "is not installed here" in err
+    assert "start this on a machine that can submit jobs" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        (["DATASETS=", "DATA=x"], 'say which and where: make data DATASETS="PACS VLCS" DATA=DIR'),
+        (["DATASETS=PACSS", "DATA=x"], "no script for PACSS; there are: datasets/"),
+    ],
+)
+def test_make_data(variables, sentence):
+    # -o: whatever the state of the environment, this test does not install one.
+    result = start(["make", "--silent", "-o", ".venv/.installed", "data", *variables], cwd=ROOT)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith(sentence)
