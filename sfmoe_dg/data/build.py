@@ -5,10 +5,10 @@ The public interface, in the order in which a run uses it::
     from sfmoe_dg.data.catalog import CATALOG, DatasetFacts, facts          # no torch
     facts("PACS").labels                                                    # ('A', 'C', 'P', 'S')
 
-    from sfmoe_dg import data                                               # no torch until build() is called
+    from sfmoe_dg.data.build import build_dataset                            # no torch until it is called
     seed_everything(seed)                                                   # first: see below
-    dataset = data.build(name, data_dir, on_bad_image="error")              # "error" | "skip" -> DomainDataset
-    dataset = cached(dataset, folder)                                       # data.cache: decoded once, for all runs
+    dataset = build_dataset(name, data_dir, on_bad_image="error")           # "error" | "skip" -> DomainDataset
+    dataset = cached(dataset, folder)                                       # batches.cache: decoded once, for all runs
     dataset.domains[i].targets                                              # int64 [N], no image decoded
     dataset.domain_names, .labels, .class_names, .num_classes, .input_shape, .skipped, .ignored, .in_memory
 
@@ -17,12 +17,12 @@ The public interface, in the order in which a run uses it::
     splits[i].in_, splits[i].out, splits[i].uda                             # int64 index arrays into domain i
     check_batch_size(dataset, splits, train_envs, batch_size)               # UserError names domain, size and batch
 
-    from sfmoe_dg.data.transforms import ImageTransform
+    from sfmoe_dg.data.batches.transforms import ImageTransform
     clean = ImageTransform(size=224, mean=..., std=...)                     # augment=False: evaluation
     augmented = ImageTransform(size=224, mean=..., std=..., augment=True)   # training
-    # data.device_augment.TensorTransform has the same attributes; it works on tensors, of files or of cached()'s pixels
+    # batches.device_augment.TensorTransform has the same attributes; it works on tensors, of files or of cached()'s pixels
 
-    from sfmoe_dg.data.loaders import EvalLoader, TrainLoader
+    from sfmoe_dg.data.batches.loaders import EvalLoader, TrainLoader
     train = TrainLoader(dataset, splits, train_envs, batch_size, augmented, seed=seed, num_workers=None,
                         class_balanced=False, unlabeled_envs=(), device="cpu")
     for batch in train.batches(start_step, stop_step):                      # one TrainBatch per step

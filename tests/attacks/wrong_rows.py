@@ -189,7 +189,7 @@ PLUGINS = [
         f"{DEBUG} --plugin twice.py",
         "algorithm 'ERM' is already registered",
         "choose another name",
-        text("twice.py", "from sfmoe_dg.algorithms import ALGORITHMS\nALGORITHMS.register('ERM', 'x:y')\n"),
+        text("twice.py", "from sfmoe_dg.algorithms.registry import ALGORITHMS\nALGORITHMS.register('ERM', 'x:y')\n"),
     ),
 ]
 

@@ -22,9 +22,10 @@ from sfmoe_dg.data.cub_dg import build as building
 from sfmoe_dg.data.cub_dg import work
 from sfmoe_dg.data.cub_dg.build import BuildReport, build, verify
 from sfmoe_dg.data.cub_dg.table import read_table, write_table
+from sfmoe_dg.foundation import files
 from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.foundation.files import write_atomic
 from sfmoe_dg.foundation.locks import file_lock
-from sfmoe_dg.runs import records
 
 # ------------------------------------------------------------------------------------------------ the same bytes
 
@@ -108,7 +109,7 @@ def test_interrupted_at_every_kind_of_moment(
 
     given = options(cub_inputs, tmp_path, size=24, batch_size=2)
     with monkeypatch.context() as patch:
-        patch.setattr(records.os, "replace", dying)
+        patch.setattr(files.os, "replace", dying)
         with pytest.raises(KilledError):
             build(given)
     build(given)
@@ -244,7 +245,7 @@ def test_disks_that_fail(cub_inputs: Path, tmp_path: Path, cub_resized, monkeypa
         if len(written) == 3 or writer is building:
             raise OSError(code, os.strerror(code))
         written.append(path)
-        records.write_atomic(path, content)
+        write_atomic(path, content)
 
     given = options(cub_inputs, tmp_path, size=24, batch_size=2)
     with monkeypatch.context() as patch:

@@ -245,9 +245,9 @@ def test_a_fault_in_a_worker_is_not_a_dead_worker(num_workers: int) -> None:
 
 INTERRUPTED = """
 import sys, os, signal
-from sfmoe_dg import data
-from sfmoe_dg.data.loaders import EvalLoader
-from sfmoe_dg.data.transforms import ImageTransform
+from sfmoe_dg.data.build import build_dataset
+from sfmoe_dg.data.batches.loaders import EvalLoader
+from sfmoe_dg.data.batches.transforms import ImageTransform
 dataset = build_dataset("ImageFolder", sys.argv[1])
 loader = EvalLoader(dataset, None, [ImageTransform(size=16)] * 3, seed=0, batch_size=1, num_workers=2)
 try:
