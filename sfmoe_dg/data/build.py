@@ -20,7 +20,7 @@ The public interface, in the order in which a run uses it::
     from sfmoe_dg.data.batches.transforms import ImageTransform
     clean = ImageTransform(size=224, mean=..., std=...)                     # augment=False: evaluation
     augmented = ImageTransform(size=224, mean=..., std=..., augment=True)   # training
-    # batches.device_augment.TensorTransform has the same attributes; it works on tensors, of files or of cached()'s pixels
+    # batches.device_augment.TensorTransform has the same attributes and works on tensors
 
     from sfmoe_dg.data.batches.loaders import EvalLoader, TrainLoader
     train = TrainLoader(dataset, splits, train_envs, batch_size, augmented, seed=seed, num_workers=None,
