@@ -30,6 +30,8 @@ from sfmoe_dg.runs.spec import RunSpec
 from sfmoe_dg.training.prepare import Execution, prepare
 
 GOLDEN = trajectories.read_golden("golden_trajectories_adversarial.json")
+IN_FLOAT64 = {("RSC:more", "mnist_cnn")}
+"""Compared in float64 (1e-6 from upstream's float32): in float32 some processors' convolutions end 2e-5 elsewhere."""
 
 
 @pytest.mark.parametrize(("case", "kind"), [(case, kind) for case, kinds in GOLDEN.items() for kind in kinds])
@@ -37,6 +39,8 @@ def test_five_updates_end_where_upstreams_do(case, kind):
     name = case.partition(":")[0]
     expected = GOLDEN[case][kind]
     algorithm = trajectories.make(name, kind, expected["hparams"])
+    if (case, kind) in IN_FLOAT64:
+        algorithm.double()
     if name == "ERMPlusPlus":
         algorithm.average.start = 3
     predict = algorithm.predict

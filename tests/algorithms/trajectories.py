@@ -74,18 +74,18 @@ def _minibatch(kind: str, seed: int, shift: float) -> tuple[Tensor, Tensor]:
 def predictions_after_updates(algorithm: Any, kind: str, num_updates: int = UPDATES) -> list[list[float]]:
     """Update anything with DomainBed's interface, then predict; NaN or infinity is left for the caller to see.
 
-    oneDNN chooses how to convolve by the processor, with errors of up to 2e-5 here; torch's own convolution does not.
+    The inputs have the type of the algorithm's weights.
     """
+    dtype = next(algorithm.parameters()).dtype
     algorithm.train()
-    with torch.backends.mkldnn.flags(enabled=False):
-        for step in range(num_updates):
-            torch.manual_seed(step)
-            np.random.seed(step)
-            random.seed(step)
-            algorithm.update(minibatches(kind, step))
-        algorithm.eval()
-        with torch.no_grad():
-            return algorithm.predict(probe(kind)).tolist()
+    for step in range(num_updates):
+        torch.manual_seed(step)
+        np.random.seed(step)
+        random.seed(step)
+        algorithm.update([(x.to(dtype), y) for x, y in minibatches(kind, step)])
+    algorithm.eval()
+    with torch.no_grad():
+        return algorithm.predict(probe(kind).to(dtype)).tolist()
 
 
 def make(name: str, kind: str, overrides: dict[str, Any]) -> Any:
