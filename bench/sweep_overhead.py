@@ -24,7 +24,7 @@ from pathlib import Path
 
 from stopwatch import Stopwatch
 
-from sfmoe_dg.runs.lease import this_process
+from sfmoe_dg.runs.owner import this_process
 from sfmoe_dg.runs.spec import RunSpec
 from sfmoe_dg.sweeps.launch.launcher import Job
 from sfmoe_dg.sweeps.launch.pool import Pool, make_places

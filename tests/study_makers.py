@@ -7,9 +7,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sfmoe_dg.runs.folder import record_failure
-from sfmoe_dg.runs.lease import this_process
-from sfmoe_dg.runs.progress import PROGRESS, Progress
+from sfmoe_dg.runs.folder import RunFolder
+from sfmoe_dg.runs.owner import this_process
+from sfmoe_dg.runs.progress import Progress
 from sfmoe_dg.runs.spec import RunSpec
 from sfmoe_dg.sweeps.plan import plan, save_plan
 from sfmoe_dg.sweeps.study import make_spec
@@ -37,7 +37,7 @@ def begin(output_dir: Path, run: RunSpec, *files: str) -> Path:
 
 def note_progress(folder: Path, progress: Progress) -> None:
     """Without waiting for the disk, for the sake of thousands."""
-    (folder / PROGRESS).write_text(json.dumps(asdict(progress)))
+    RunFolder(folder).progress.write_text(json.dumps(asdict(progress)))
 
 
 def make_done(output_dir: Path, run: RunSpec, seconds_per_step: float | None = None) -> Path:
@@ -63,5 +63,5 @@ def make_lost(output_dir: Path, run: RunSpec) -> Path:
 def make_failed(output_dir: Path, run: RunSpec, times: int = 1, error: str = "out of luck") -> Path:
     folder = begin(output_dir, run, "err.txt")
     for _ in range(times):
-        record_failure(folder, error, 1)
+        RunFolder(folder).fail(error, 1)
     return folder

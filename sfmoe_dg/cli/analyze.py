@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from sfmoe_dg.foundation.plugins import load_plugins
-    from sfmoe_dg.runs.records import RESULTS
+    from sfmoe_dg.runs.folder import RESULTS, RunFolder, run_folders
 
     # The profiler, which knows how much memory an update takes, otherwise tells of itself on standard error.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
@@ -65,8 +65,7 @@ def run(args: argparse.Namespace) -> int:
     target = Path(args.target)
     if not target.is_dir():
         raise UserError(f"{target} is no folder; give the folder of a finished run or of a sweep")
-
-    if not any(any(target.glob(pattern)) for pattern in (RESULTS, f"*/{RESULTS}")):
+    if not RunFolder(target).results.exists() and not run_folders(target):
         raise UserError(f"{target} holds no {RESULTS}; give the folder of a finished run or of a sweep")
 
     import torch

@@ -63,7 +63,6 @@ def _announce(states: Sequence[RunStatus], output_dir: Path, queued: dict[str, s
     from sfmoe_dg.runs.folder import State
     from sfmoe_dg.sweeps.find_run import title
     from sfmoe_dg.sweeps.launch.active_sweeps import sweeps_of
-    from sfmoe_dg.sweeps.stop_and_delete import owner_of
 
     for owner in sweeps_of(output_dir) if whole else ():
         print(f"would end the sweep of {owner}")
@@ -71,7 +70,7 @@ def _announce(states: Sequence[RunStatus], output_dir: Path, queued: dict[str, s
         if s.folder.name in queued:
             print(f"would cancel job {queued[s.folder.name]} of {title(s.spec)}")
         elif s.state is State.RUNNING:
-            print(f"would stop {title(s.spec)}: {owner_of(s)}")
+            print(f"would stop {title(s.spec)}: {s.folder.owner}")
     return 0
 
 

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from sfmoe_dg.runs.folder import RunFolder
+
 if TYPE_CHECKING:
     from sfmoe_dg.algorithms.base import Values
-    from sfmoe_dg.runs.lease import Owner
+    from sfmoe_dg.runs.owner import Owner
     from sfmoe_dg.training.prepare import Setup
 
 SHOWN_SECONDS = 1.0
@@ -21,7 +23,7 @@ class ConsoleReporter:
     """Shows a run: a progress bar where there is a terminal, a line per evaluation everywhere, and out.txt."""
 
     def __init__(self, folder: Path, on_start: Callable[[], None] = lambda: None) -> None:
-        self._folder, self._on_start = folder, on_start
+        self._folder, self._on_start = RunFolder(folder), on_start
         self._log: TextIO | None = None
         self._bar: Any = None
         self._setup: Setup | None = None
@@ -46,7 +48,7 @@ class ConsoleReporter:
 
         self._on_start()
         self._setup = setup
-        self._log = (self._folder / "out.txt").open("a" if step else "w", encoding="utf-8")
+        self._log = self._folder.output.open("a" if step else "w", encoding="utf-8")
         self._bar = tqdm(total=setup.steps, initial=step, disable=not sys.stderr.isatty(), unit="step", leave=False)
         self._started, self._first_step = time.monotonic(), step
         for line in [*describe_run(setup), *([notice] if notice else [])]:

@@ -30,21 +30,23 @@ def run(args: argparse.Namespace) -> int:
     from sfmoe_dg.sweeps.stop_and_delete import delete_run, incomplete
 
     output_dir = Path(args.output_dir)
-    found = incomplete(status(load_plans(output_dir), output_dir, queued_runs(output_dir)))
-    for s in found:
+    chosen = incomplete(status(load_plans(output_dir), output_dir, queued_runs(output_dir)))
+    for s in chosen:
         print(f"{s.state.value:>7}  {s.folder}  {s.spec}")
-    if not found:
+    if not chosen:
         print("nothing to delete: every run that has begun is done, under way or queued")
         return 0
     if args.dry_run:
-        print(f"folders that would be deleted: {len(found)}")
+        print(f"folders that would be deleted: {len(chosen)}")
         return 0
     sys.stdout.flush()
-    if not confirm(f"folders of incomplete runs in {output_dir} that will be deleted for good: {len(found)}", args.yes):
+    if not confirm(
+        f"folders of incomplete runs in {output_dir} that will be deleted for good: {len(chosen)}", args.yes
+    ):
         print("nothing was deleted")
         return 1
-    deleted = sum(delete_run(s) for s in found)
+    deleted = sum(delete_run(s) for s in chosen)
     print(f"folders deleted: {deleted}")
-    if deleted < len(found):
-        print(f"left alone, since they were begun or finished in the meantime: {len(found) - deleted}")
+    if deleted < len(chosen):
+        print(f"left alone, since they were begun or finished in the meantime: {len(chosen) - deleted}")
     return 0

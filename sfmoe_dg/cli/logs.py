@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from sfmoe_dg.runs.folder import RunFolder
     from sfmoe_dg.sweeps.find_run import find_run, title
     from sfmoe_dg.sweeps.plan import load_plans
 
@@ -42,14 +43,14 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--lines is {args.lines}; it must be at least 0")
     output_dir = Path(args.output_dir)
     named = find_run(load_plans(output_dir), " ".join(args.run))
-    folder = output_dir / named.run_id
-    if not folder.is_dir() and not args.follow:
+    folder = RunFolder(output_dir / named.run_id)
+    if not folder.path.is_dir() and not args.follow:
         raise UserError(f"run {title(named)} has not begun: there is no {folder}")
-    output, errors = _Tail(folder / "out.txt"), _Tail(folder / "err.txt")
+    output, errors = _Tail(folder.output), _Tail(folder.errors)
     output.show(sys.stdout)
     _show_errors(errors, args.lines)
     try:
-        while args.follow and not (folder / "done").exists():
+        while args.follow and not folder.is_done:
             time.sleep(POLL_SECONDS)
             output.show(sys.stdout)
             errors.show(sys.stderr)

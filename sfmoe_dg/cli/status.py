@@ -128,7 +128,7 @@ def _failed(states: Sequence[RunStatus]) -> Iterator[str]:
         often = "once" if s.failures == 1 else f"{s.failures} times"
         error = s.error.removeprefix("sfmoe-dg: error: ")
         then = "" if s.is_to_do else "; it stays so until sfmoe-dg retry"
-        yield f"failed {often}: {_title(s.spec)}: {error}{then} ({s.folder / 'err.txt'})"
+        yield f"failed {often}: {_title(s.spec)}: {error}{then} ({s.folder.errors})"
     if len(failed) > LISTED:
         yield f"failed: and {len(failed) - LISTED} more"
 
@@ -152,7 +152,6 @@ def _as_json(states: Sequence[RunStatus]) -> dict[str, Any]:
 
 def _run_as_json(s: RunStatus) -> dict[str, Any]:
     from sfmoe_dg.runs.folder import State
-    from sfmoe_dg.runs.lease import current, read_owner
     from sfmoe_dg.runs.progress import read_progress
 
     values: dict[str, Any] = {"id": s.folder.name, "title": str(s.spec), "dataset": s.spec.dataset}
@@ -160,8 +159,7 @@ def _run_as_json(s: RunStatus) -> dict[str, Any]:
     if s.failures:
         values |= {"failures": s.failures, "error": s.error}
     if s.state is State.RUNNING:
-        lease, progress = current(s.folder), read_progress(s.folder)
-        owner = None if lease is None else read_owner(lease)
+        owner, progress = s.folder.owner, read_progress(s.folder)
         values["owner"] = None if owner is None else str(owner)
         if progress is not None:
             values |= {"step": progress.step, "steps": progress.steps, "seconds_left": round(progress.seconds_left, 1)}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from sfmoe_dg.cli import launch_flags
 
 if TYPE_CHECKING:
+    from sfmoe_dg.runs.folder import RunFolder
     from sfmoe_dg.runs.spec import RunSpec
     from sfmoe_dg.sweeps.launch.launcher import Job
     from sfmoe_dg.sweeps.launch.settings import LaunchSettings
@@ -121,7 +122,7 @@ def _is_worth_it(states: Sequence[RunStatus], settings: LaunchSettings, yes: boo
     return True
 
 
-def _command(settings: LaunchSettings, plugins: Sequence[str], run: RunSpec, folder: Path) -> tuple[str, ...]:
+def _command(settings: LaunchSettings, plugins: Sequence[str], run: RunSpec, folder: RunFolder) -> tuple[str, ...]:
     words = [sys.executable, "-m", "sfmoe_dg", "train", *run.flags(), "--output_dir", str(folder)]
     words += ["--device", settings.device]
     if settings.num_workers is not None:
@@ -175,7 +176,7 @@ def finish(output_dir: Path, states: Sequence[RunStatus]) -> int:
             print(f"  {path}")
     for s in states:
         if s.state is State.FAILED:
-            print(f"failed: {s.spec}: {s.error} ({s.folder / 'err.txt'})", file=sys.stderr)
+            print(f"failed: {s.spec}: {s.error} ({s.folder.errors})", file=sys.stderr)
     if len(done) < len(states):
         print(f"{len(states) - len(done)} of {len(states)} runs are not done", file=sys.stderr)
         return 1

@@ -54,6 +54,7 @@ class DatasetFacts:
         counts: images per domain, in the order of ``domains``, in the complete published copy. Empty if not known;
             a copy with other counts is not an error.
         needs_data_dir: False for data that are generated or come with a dependency.
+        downloads_itself: whether its reader downloads it into ``folder``, which need not exist before.
         splits: the split policies that make sense; "identity" needs to know which images show the same object.
         domain_attributes: names of :data:`DOMAIN_ATTRIBUTES` that describe each domain, in the order of ``domains``;
             empty if nobody has described them. Domains may be described alike.
@@ -71,6 +72,7 @@ class DatasetFacts:
     steps: int = 5001
     counts: tuple[int, ...] = ()
     needs_data_dir: bool = True
+    downloads_itself: bool = False
     splits: tuple[str, ...] = RANDOM_ONLY
     domain_attributes: tuple[tuple[str, ...], ...] = ()
     crops: bool = True
@@ -200,6 +202,7 @@ _add(
         input_shape=(2, 28, 28),
         checkpoint_freq=100,
         reader="sfmoe_dg.data.sets.mnist:read_colored",
+        downloads_itself=True,
         counts=(23334, 23333, 23333),
         domain_attributes=(("drawn", "colour"),) * 3,
     )
@@ -214,6 +217,7 @@ _add(
         input_shape=(1, 28, 28),
         checkpoint_freq=100,
         reader="sfmoe_dg.data.sets.mnist:read_rotated",
+        downloads_itself=True,
         counts=(11667, 11667, 11667, 11667, 11666, 11666),
         domain_attributes=(("drawn",),) * 6,
     )

@@ -1,4 +1,4 @@
-"""Files: read as JSON, written whole or not at all, and errors that name the file."""
+"""Files: listed, read as JSON, written whole or not at all, and errors that name the file."""
 
 from __future__ import annotations
 
@@ -27,6 +27,14 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise UserError(f"{path} is not valid JSON: {error.msg} in line {error.lineno}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not valid JSON: it is not UTF-8 text") from None
+
+
+def names_in(folder: str | os.PathLike[str]) -> set[str]:
+    """The names of all that lies in a folder; none if there is no such folder, or no longer."""
+    try:
+        return set(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from sfmoe_dg.foundation.files import read_json
 from sfmoe_dg.results.record_arrays import Block, Facts, blocks_of
 from sfmoe_dg.results.record_lines import Record as Record
 from sfmoe_dg.results.record_lines import read_lines
-from sfmoe_dg.runs.records import RESULTS
+from sfmoe_dg.runs.folder import ABOUT, RESULTS, RunFolder, run_folders
 
 
 @dataclass
@@ -85,6 +85,19 @@ def run_names(root: Path) -> list[str]:
     return sorted(os.listdir(root))
 
 
+def runs_with_records(root: Path) -> list[RunFolder]:
+    """The runs of a folder that have a results file, in order; nothing is read.
+
+    Raises:
+        UserError: if there is no such folder, or no results file in it.
+    """
+    run_names(root)
+    folders = run_folders(root)
+    if not folders:
+        raise _no_records(root)
+    return folders
+
+
 def read_results(folder: str | os.PathLike[str]) -> bytes | None:
     """The results file of a run; None if there is none.
 
@@ -117,16 +130,13 @@ class Notes:
         """A run with records, the first of which is of ``first``; ``repeated``: two of them are of the same step."""
         self._note_repeats(name, first, repeated)
         if first.dataset not in self.domains:
-            self._note_domains(os.path.join(self._root, name, "run.json"), first.dataset)
+            self._note_domains(os.path.join(self._root, name, ABOUT), first.dataset)
 
     def no_records(self) -> UserError:
         root, problems = self._root, self.problems
         if problems:
             return UserError(f"no readable record in {root}: {problems[0]} ({len(problems)} problem(s) in all)")
-        if (root / RESULTS).exists():
-            return UserError(f"{root} is the folder of one run; give the folder above it, {root.absolute().parent}")
-        expected = f"expected <run>/{RESULTS} below it"
-        return UserError(f"no records in {root}: {expected}; train there first or check --input_dir")
+        return _no_records(root)
 
     def _results(self, name: str) -> Path:
         return self._root / name / RESULTS
@@ -158,6 +168,14 @@ class Notes:
             self.domains[dataset] = tuple(str(name) for name in domains)
 
 
+def _no_records(root: Path) -> UserError:
+    """What is wrong with a folder in which no run has a results file."""
+    if (root / RESULTS).exists():
+        return UserError(f"{root} is the folder of one run; give the folder above it, {root.absolute().parent}")
+    expected = f"expected <run>/{RESULTS} below it"
+    return UserError(f"no records in {root}: {expected}; train there first or check --input_dir")
+
+
 def last_record(folder: str | os.PathLike[str]) -> Record:
     """The last record of one run.
 
@@ -169,19 +187,19 @@ def last_record(folder: str | os.PathLike[str]) -> Record:
         lines = list(read_lines(path.read_bytes()))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give the folder of a run") from None
-    number, found = lines[-1] if lines else (0, "is missing")
-    if isinstance(found, str):
-        raise UserError(f"{path} holds no record of a finished run (line {number} {found}); train it to the end")
-    return found
+    number, last = lines[-1] if lines else (0, "is missing")
+    if isinstance(last, str):
+        raise UserError(f"{path} holds no record of a finished run (line {number} {last}); train it to the end")
+    return last
 
 
 def _records(notes: Notes, name: str, data: bytes) -> list[Record]:
     records: list[Record] = []
-    for number, found in read_lines(data):
-        if isinstance(found, str):
-            notes.left_out(name, f"line {number} {found}")
+    for number, record in read_lines(data):
+        if isinstance(record, str):
+            notes.left_out(name, f"line {number} {record}")
         else:
-            records.append(_compact(found, records[-1] if records else {}))
+            records.append(_compact(record, records[-1] if records else {}))
     return records
 
 

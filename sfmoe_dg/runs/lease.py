@@ -15,18 +15,16 @@ import contextlib
 import json
 import os
 import re
-import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields
-from enum import Enum
+from dataclasses import asdict
 from pathlib import Path
 
 from sfmoe_dg.foundation.errors import UserError
-from sfmoe_dg.foundation.files import named_errors
-from sfmoe_dg.foundation.slurm import ALIVE_STATES, SlurmQueue, this_job
+from sfmoe_dg.foundation.files import named_errors, names_in
+from sfmoe_dg.foundation.slurm import SlurmQueue
+from sfmoe_dg.runs.owner import Liveness, Owner, liveness, read_owner, this_process
 
 HEARTBEAT = 20.0
 PATIENCE = 120.0
@@ -34,30 +32,6 @@ PATIENCE = 120.0
 may remember attributes."""
 
 LEASE_NAME = re.compile(r"lease\.([1-9]\d*)\.json")
-
-
-class Liveness(Enum):
-    ALIVE = "alive"
-    DEAD = "dead"
-    UNKNOWN = "unknown"
-    """On another machine: only its heartbeat can tell."""
-
-
-@dataclass(frozen=True)
-class Owner:
-    """The process that holds a lease. ``started`` is seconds since the epoch by its own clock, only ever shown."""
-
-    host: str
-    machine: str
-    pid: int
-    birth: str
-    slurm_job: str
-    started: float
-    token: str
-
-    def __str__(self) -> str:
-        job = f", Slurm job {self.slurm_job.partition('@')[0]}" if self.slurm_job else ""
-        return f"process {self.pid} on {self.host}{job}"
 
 
 class Owned(UserError):
@@ -72,76 +46,16 @@ class LeaseLost(UserError):
     """Another process took the folder over, because this one showed no sign of life."""
 
 
-def this_process() -> Owner:
-    """The owner that this process would be."""
-    return Owner(
-        host=socket.gethostname(),
-        machine=_machine(),
-        pid=os.getpid(),
-        birth=_birth(os.getpid()),
-        slurm_job=this_job(),
-        started=time.time(),
-        token=secrets.token_hex(8),
-    )
-
-
-def _machine() -> str:
-    """What two processes share only if each can see the other's process number: one boot, one set of processes."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return socket.gethostname()
-
-
-def _birth(pid: int) -> str:
-    """When a process began, in the kernel's ticks: tells it from a later one with the same number.
-
-    '' where this cannot be known, and 'dead' for one that has ended and only waits for its parent to notice.
-    """
-    try:
-        state, *values = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (OSError, ValueError):
-        return ""
-    return "dead" if state in "ZX" else values[18]
-
-
-def liveness(owner: Owner, queue: SlurmQueue | None = None) -> Liveness:
-    """Whether an owner lives, as far as this machine or Slurm's queue can tell at once."""
-    if owner.machine == _machine():
-        return Liveness.ALIVE if _process_lives(owner) else Liveness.DEAD
-    if not owner.slurm_job:
-        return Liveness.UNKNOWN
-    if owner.slurm_job == this_job():
-        # The same job on another machine before it was requeued: Slurm never runs both at once.
-        return Liveness.DEAD
-    state = (queue or SlurmQueue()).state(owner.slurm_job)
-    return Liveness.UNKNOWN if state is None or state in ALIVE_STATES else Liveness.DEAD
-
-
-def _process_lives(owner: Owner) -> bool:
-    try:
-        os.kill(owner.pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    birth = _birth(owner.pid)
-    return birth != "dead" and birth in (owner.birth, "")
-
-
-def current(folder: Path, names: Iterable[str] | None = None) -> Path | None:
-    """The lease file that holds in a folder, or None. ``names`` are the folder's entries, if they are known."""
-    highest = max(entries(folder) if names is None else names, key=_number, default="")
+def current_lease(folder: Path, names: Iterable[str] | None = None) -> Path | None:
+    """The lease file that holds in a folder, or None. ``names`` are those of what lies there, if they are known."""
+    highest = max(names_in(folder) if names is None else names, key=_number, default="")
     return folder / highest if _number(highest) else None
 
 
-def entries(folder: Path) -> set[str]:
-    """The names of what lies in a folder; none if there is no such folder, or no longer."""
-    try:
-        return set(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return set()
+def current_owner(folder: Path) -> Owner | None:
+    """Who wrote the lease that holds in a folder, whether alive or not; None without one."""
+    lease = current_lease(folder)
+    return None if lease is None else read_owner(lease)
 
 
 def _number(name: str) -> int:
@@ -150,17 +64,8 @@ def _number(name: str) -> int:
     return int(match[1]) if match else 0
 
 
-def read_owner(path: Path) -> Owner | None:
-    """Who wrote a lease; None while it is being written, and after it has gone."""
-    try:
-        values = json.loads(path.read_bytes())
-        return Owner(**{f.name: values[f.name] for f in fields(Owner)})
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
 def is_owned(lease: Path | None, queue: SlurmQueue | None = None) -> bool:
-    """Whether a folder's :func:`current` lease belongs to an owner who lives, or may live."""
+    """Whether a folder's :func:`current_lease` belongs to an owner who lives, or may live."""
     if lease is None:
         return False
     owner = read_owner(lease)
@@ -223,7 +128,7 @@ class Lease:
             token = json.loads(self.path.read_bytes())["token"]
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return False
-        return bool(token == self.owner.token) and current(self.path.parent) == self.path
+        return bool(token == self.owner.token) and current_lease(self.path.parent) == self.path
 
     def check(self) -> None:
         """Call before every write into the folder.
@@ -233,7 +138,7 @@ class Lease:
             OSError: if the file server does not answer.
         """
         if not self.holds():
-            other = read_owner(current(self.path.parent) or self.path) or "another process"
+            other = read_owner(current_lease(self.path.parent) or self.path) or "another process"
             raise LeaseLost(
                 f"{self.path.parent} was taken over by {other}, "
                 "because this process gave no sign of life; it leaves the run to the other"
@@ -243,8 +148,8 @@ class Lease:
         """Give the folder back; harmless if it is no longer this process's."""
         self._stop.set()
         self._thread.join()
-        found = read_owner(self.path)
-        if found is not None and found.token == self.owner.token:
+        holder = read_owner(self.path)
+        if holder is not None and holder.token == self.owner.token:
             self.path.unlink(missing_ok=True)
 
 
@@ -254,8 +159,7 @@ def refuse_living_owner(folder: Path) -> None:
     Raises:
         Owned: if it is.
     """
-    held = current(folder)
-    owner = read_owner(held) if held is not None else None
+    owner = current_owner(folder)
     if owner is not None and liveness(owner) is Liveness.ALIVE:
         raise Owned(folder, owner)
 
@@ -279,7 +183,7 @@ def acquire(
     while True:
         # Again every time: another process may just have deleted the folder (``sfmoe-dg delete-incomplete``).
         folder.mkdir(parents=True, exist_ok=True)
-        held = current(folder)
+        held = current_lease(folder)
         if held is not None:
             _wait_for_death(held, patience, on_wait)
         owner = this_process()
@@ -287,11 +191,11 @@ def acquire(
         path = folder / f"lease.{number}.json"
         if not _create(path, owner):
             continue
-        if current(folder) != path:
+        if current_lease(folder) != path:
             # Others took over twice while this process slept between looking and creating.
             path.unlink(missing_ok=True)
             continue
-        for name in os.listdir(folder):
+        for name in names_in(folder):
             if 0 < _number(name) < number:
                 (folder / name).unlink(missing_ok=True)
         return Lease(path, owner, heartbeat)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from sfmoe_dg.foundation.files import write_atomic
-
-PROGRESS = "progress.json"
+from sfmoe_dg.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -28,14 +26,14 @@ class Progress:
         return self.steps_left * self.seconds_per_step
 
 
-def write_progress(folder: Path, progress: Progress) -> None:
-    write_atomic(folder / PROGRESS, json.dumps(asdict(progress)) + "\n")
+def write_progress(folder: RunFolder, progress: Progress) -> None:
+    write_atomic(folder.progress, json.dumps(asdict(progress)) + "\n")
 
 
-def read_progress(folder: Path) -> Progress | None:
+def read_progress(folder: RunFolder) -> Progress | None:
     """What a run's folder says, or None if it says nothing that can be read."""
     try:
-        values = json.loads((folder / PROGRESS).read_bytes())
+        values = json.loads(folder.progress.read_bytes())
         return Progress(int(values["step"]), int(values["steps"]), float(values["seconds_per_step"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

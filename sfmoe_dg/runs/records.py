@@ -8,8 +8,6 @@ from typing import Any
 
 from sfmoe_dg.foundation.files import named_errors
 
-RESULTS = "results.jsonl"
-
 
 def append_record(path: str | os.PathLike[str], record: dict[str, Any]) -> None:
     """Add one line to a results file, so that a killed run leaves whole lines and at most one broken one.

@@ -29,13 +29,13 @@ def find_run(runs: Sequence[RunSpec], text: str) -> RunSpec:
     if not wanted:
         raise UserError("the name of a run is empty; give the beginning of its id, or words of its title")
     common = [len(wanted & _parts(title(run))) for run in runs]
-    found = [run for run, count in zip(runs, common, strict=True) if count == len(wanted)]
-    if not found and _is_hexadecimal(text):
-        found = [run for run in runs if run.run_id.startswith(text.lower())]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UserError(f"{text!r} names {len(found)} runs ({_listed(found)}); give more words, or the id")
+    matching = [run for run, count in zip(runs, common, strict=True) if count == len(wanted)]
+    if not matching and _is_hexadecimal(text):
+        matching = [run for run in runs if run.run_id.startswith(text.lower())]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        raise UserError(f"{text!r} names {len(matching)} runs ({_listed(matching)}); give more words, or the id")
     near = sorted((i for i, count in enumerate(common) if count), key=lambda i: -common[i])
     hint = f"nearest: {_listed([runs[i] for i in near])}" if near else f"there are, for example: {_listed(runs)}"
     raise UserError(f"no run is named {text!r}; {hint}")

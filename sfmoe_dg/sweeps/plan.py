@@ -10,12 +10,12 @@ import hashlib
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields
+from itertools import combinations, product
 from pathlib import Path
 
 from sfmoe_dg.data.catalog import facts
 from sfmoe_dg.foundation.errors import UserError
-from sfmoe_dg.foundation.files import read_json, write_atomic
-from sfmoe_dg.runs.lease import entries
+from sfmoe_dg.foundation.files import names_in, read_json, write_atomic
 from sfmoe_dg.runs.spec import RunSpec
 from sfmoe_dg.sweeps.study import SweepSpec, make_spec
 
@@ -30,12 +30,8 @@ def env_combinations(num_domains: int, single: bool) -> list[tuple[int, ...]]:
         raise UserError(
             f"holding out pairs needs at least 3 domains and there are {num_domains}; set single_test_envs = true"
         )
-    combinations: list[tuple[int, ...]] = []
-    for i in range(num_domains):
-        combinations.append((i,))
-        if not single:
-            combinations += [(i, j) for j in range(i + 1, num_domains)]
-    return combinations
+    alone: list[tuple[int, ...]] = [(i,) for i in range(num_domains)]
+    return alone if single else sorted([*alone, *combinations(range(num_domains), 2)])
 
 
 def domain_names(dataset: str, data_dir: str | None) -> tuple[str, ...]:
@@ -46,10 +42,10 @@ def domain_names(dataset: str, data_dir: str | None) -> tuple[str, ...]:
     root = Path(data_dir)
     if not root.is_dir():
         raise UserError(f"the data folder {root} does not exist; --data_dir must hold one folder per domain")
-    found = tuple(sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")))
-    if not found:
+    names = tuple(sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")))
+    if not names:
         raise UserError(f"the data folder {root} holds no folders; --data_dir must hold one folder per domain")
-    return found
+    return names
 
 
 def plan(spec: SweepSpec, data_dir: str | None) -> list[RunSpec]:
@@ -58,31 +54,30 @@ def plan(spec: SweepSpec, data_dir: str | None) -> list[RunSpec]:
     Raises:
         UserError: for a test domain that does not exist.
     """
-    runs = []
-    for trial_seed in range(spec.n_trials):
-        for dataset in spec.datasets:
-            names = domain_names(dataset, data_dir)
-            for algorithm in spec.algorithms:
-                for test_envs in _test_sets(spec, dataset, names):
-                    for hparams_seed in range(spec.n_hparams_from, spec.n_hparams):
-                        run = RunSpec(
-                            dataset=dataset,
-                            algorithm=algorithm,
-                            test_envs=test_envs,
-                            data_dir=data_dir,
-                            task=spec.task,
-                            hparams=spec.hparams_json(algorithm),
-                            hparams_seed=hparams_seed,
-                            trial_seed=trial_seed,
-                            steps=spec.steps,
-                            checkpoint_freq=spec.checkpoint_freq,
-                            holdout_fraction=spec.holdout_fraction,
-                            uda_holdout_fraction=spec.uda_holdout_fraction,
-                            skip_model_save=spec.skip_model_save,
-                            options=spec.options,
-                        ).with_sweep_seed()
-                        run.check()
-                        runs.append(run)
+    held_out = {dataset: _test_sets(spec, dataset, domain_names(dataset, data_dir)) for dataset in spec.datasets}
+    hparams_seeds = range(spec.n_hparams_from, spec.n_hparams)
+    runs = [
+        RunSpec(
+            dataset=dataset,
+            algorithm=algorithm,
+            test_envs=test_envs,
+            data_dir=data_dir,
+            task=spec.task,
+            hparams=spec.hparams_json(algorithm),
+            hparams_seed=hparams_seed,
+            trial_seed=trial_seed,
+            steps=spec.steps,
+            checkpoint_freq=spec.checkpoint_freq,
+            holdout_fraction=spec.holdout_fraction,
+            uda_holdout_fraction=spec.uda_holdout_fraction,
+            skip_model_save=spec.skip_model_save,
+            options=spec.options,
+        ).with_sweep_seed()
+        for trial_seed, dataset in product(range(spec.n_trials), spec.datasets)
+        for algorithm, test_envs, hparams_seed in product(spec.algorithms, held_out[dataset], hparams_seeds)
+    ]
+    for run in runs:
+        run.check()
     return runs
 
 
@@ -110,7 +105,7 @@ def save_plan(spec: SweepSpec, data_dir: str | None, output_dir: Path, queued: C
     path = output_dir / f"sweep-{spec.name}.json"
     if path.exists():
         ids = {run.run_id for run in plan(spec, data_dir)}
-        if _knows_one_of(path, entries(output_dir).union(queued) - ids):
+        if _knows_one_of(path, names_in(output_dir).union(queued) - ids):
             mark = hashlib.sha256("".join(sorted(ids)).encode()).hexdigest()[:8]
             path = path.with_name(f"sweep-{spec.name}-{mark}.json")
     values = {f.name: getattr(spec, f.name) for f in fields(spec)}
@@ -165,6 +160,5 @@ def check_data_folders(spec: SweepSpec, data_dir: str | None) -> None:
                 f"data set {dataset} needs --data_dir, the folder that holds {entry.folder or 'its domains'}"
             )
         folder = Path(data_dir) / entry.folder
-        # torchvision downloads MNIST into a folder that need not exist yet.
-        if not folder.is_dir() and entry.folder != "MNIST":
+        if not folder.is_dir() and not entry.downloads_itself:
             raise UserError(f"the folder {folder} of data set {dataset} does not exist; --data_dir must hold it")

@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sfmoe_dg.foundation.files import names_in
 from sfmoe_dg.foundation.slurm import SlurmQueue
-from sfmoe_dg.runs.folder import FAILED, State, read_failure
-from sfmoe_dg.runs.lease import current, entries, is_owned
+from sfmoe_dg.runs.folder import RunFolder, State
 from sfmoe_dg.runs.spec import RunSpec
 
 MAX_FAILURES = 3
@@ -20,7 +20,7 @@ class RunStatus:
     """One planned run, its folder and state, and, where it failed, how often and with which last line of its error."""
 
     spec: RunSpec
-    folder: Path
+    folder: RunFolder
     state: State
     error: str = ""
     failures: int = 0
@@ -43,24 +43,14 @@ def status(
 ) -> list[RunStatus]:
     """What became of every planned run; ``queued`` are the ids of runs that a cluster's queue holds."""
     queue = queue or SlurmQueue()
-    begun = entries(output_dir)
-    return [_status_of(run, run.run_id, output_dir, begun, queued, queue) for run in runs]
+    begun = names_in(output_dir)
+    return [_status_of(run, RunFolder(output_dir / run.run_id), begun, queued, queue) for run in runs]
 
 
 def _status_of(
-    run: RunSpec, run_id: str, output_dir: Path, begun: Collection[str], queued: Collection[str], queue: SlurmQueue
+    run: RunSpec, folder: RunFolder, begun: Collection[str], queued: Collection[str], queue: SlurmQueue
 ) -> RunStatus:
-    folder = output_dir / run_id
-    names = entries(folder) if run_id in begun else set[str]()
-    if "done" in names:
-        return RunStatus(run, folder, State.DONE)
-    error, failures = read_failure(folder) if FAILED in names else ("", 0)
-    if is_owned(current(folder, names), queue):
-        state = State.RUNNING
-    elif run_id in queued:
-        state = State.QUEUED
-    elif failures:
-        state = State.FAILED
-    else:
-        state = State.LOST if names else State.WAITING
-    return RunStatus(run, folder, state, error, failures)
+    # Only folders that are there are looked into: most runs of a large sweep have none yet.
+    names = folder.names() if folder.name in begun else ()
+    state, failure = folder.state(folder.name in queued, queue, names)
+    return RunStatus(run, folder, state, failure.error, failure.times)

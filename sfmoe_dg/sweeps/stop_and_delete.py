@@ -1,4 +1,4 @@
-"""Changing what became of runs: forgetting failures, stopping, deleting what is incomplete."""
+"""Retry, stop and delete runs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 
-from sfmoe_dg.runs.folder import FAILED, State
-from sfmoe_dg.runs.lease import Lease, Liveness, Owned, Owner, acquire, current, liveness, read_owner
+from sfmoe_dg.runs.folder import RunFolder, State
+from sfmoe_dg.runs.lease import Lease, Owned, acquire
+from sfmoe_dg.runs.owner import Liveness, Owner, liveness
 from sfmoe_dg.sweeps.status import RunStatus
 
 SAVE_SECONDS = 90.0
@@ -24,7 +25,7 @@ def forget_failures(states: Sequence[RunStatus]) -> int:
     """Let the next sweep start failed runs again; returns how many there were. Other runs are left alone."""
     failed = [s for s in states if s.state is State.FAILED]
     for s in failed:
-        (s.folder / FAILED).unlink(missing_ok=True)
+        s.folder.forgive()
     return len(failed)
 
 
@@ -39,18 +40,12 @@ class Stop(Enum):
     """On another machine, or another user's: only its owner can end it."""
 
 
-def owner_of(state: RunStatus) -> Owner | None:
-    """Who trains a run, if anybody does."""
-    lease = current(state.folder)
-    return None if lease is None else read_owner(lease)
-
-
 def stop_runs(states: Sequence[RunStatus], patience: float = SAVE_SECONDS) -> list[tuple[RunStatus, Owner, Stop]]:
     """Tell the owners of runs on this machine to save and stop, all at once, and see to it that they end.
 
     An owner that has saved gives its lease back and waits to be killed, which SIGINT does: it ignores a second SIGTERM.
     """
-    owned = [(s, owner) for s in states if s.state is State.RUNNING and (owner := owner_of(s)) is not None]
+    owned = [(s, owner) for s in states if s.state is State.RUNNING and (owner := s.folder.owner) is not None]
     told = [(s, owner) for s, owner in owned if _send(owner, signal.SIGTERM)]
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline and not all(_has_let_go(s.folder, owner) for s, owner in told):
@@ -78,9 +73,8 @@ def _out_of_reach(owner: Owner) -> Stop:
     return Stop.STOPPED if liveness(owner) is Liveness.DEAD else Stop.ELSEWHERE
 
 
-def _has_let_go(folder: Path, owner: Owner) -> bool:
-    lease = current(folder)
-    holder = None if lease is None else read_owner(lease)
+def _has_let_go(folder: RunFolder, owner: Owner) -> bool:
+    holder = folder.owner
     return holder is None or holder.token != owner.token or liveness(owner) is Liveness.DEAD
 
 
@@ -124,26 +118,28 @@ def incomplete(states: Sequence[RunStatus]) -> list[RunStatus]:
 
 def _is_own_folder(state: RunStatus) -> bool:
     """Whether the folder is a real one and its run's: a link may lead anywhere."""
-    return state.folder.name == state.spec.run_id and state.folder.is_dir() and not state.folder.is_symlink()
+    path = state.folder.path
+    return path.name == state.spec.run_id and path.is_dir() and not path.is_symlink()
 
 
 def delete_run(state: RunStatus) -> bool:
     """Delete the folder of an incomplete run; False, and nothing is touched, if it is done or somebody's by now."""
     if not _is_own_folder(state):
         return False
+    path = state.folder.path
     try:
-        lease = acquire(state.folder)
+        lease = acquire(path)
     except Owned:
         return False
     with lease:
-        if (state.folder / "done").exists():
+        if state.folder.is_done:
             return False
-        _empty(state.folder, lease)
+        _empty(path, lease)
     try:
-        state.folder.rmdir()
+        path.rmdir()
     except OSError:
         # A run has begun here in this very moment; an empty folder would be harmless.
-        return state.folder.is_dir() and not any(state.folder.iterdir())
+        return path.is_dir() and not any(path.iterdir())
     return True
 
 

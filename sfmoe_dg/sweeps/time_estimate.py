@@ -6,15 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from statistics import median
 
 from sfmoe_dg.data.catalog import facts
 from sfmoe_dg.foundation.durations import duration
 from sfmoe_dg.results.record_lines import read_lines
-from sfmoe_dg.runs.folder import State
+from sfmoe_dg.runs.folder import RunFolder, State
 from sfmoe_dg.runs.progress import read_progress
-from sfmoe_dg.runs.records import RESULTS
 from sfmoe_dg.runs.spec import RunSpec
 from sfmoe_dg.sweeps.status import RunStatus
 
@@ -60,8 +58,8 @@ def estimate(states: Sequence[RunStatus]) -> Cost:
     speeds = _speeds(states)
     if not to_do or not speeds:
         return Cost(len(to_do), None if to_do else 0.0, "no run in this folder has been timed yet")
-    own = {kind: median(speed.seconds for speed in found) for kind, found in speeds.items()}
-    timed = [speed for found in speeds.values() for speed in found]
+    own = {kind: median(speed.seconds for speed in of_kind) for kind, of_kind in speeds.items()}
+    timed = [speed for of_kind in speeds.values() for speed in of_kind]
     other = median(speed.seconds for speed in timed)
     seconds = sum(_steps_left(s) * own.get(_kind(s.spec), other) for s in to_do)
     guessed = sum(_kind(s.spec) not in own for s in to_do)
@@ -88,7 +86,7 @@ def _speeds(states: Sequence[RunStatus]) -> dict[Kind, list[_Speed]]:
         if s.state is not State.WAITING:
             by_kind[_kind(s.spec)].append(s)
     speeds = {kind: list(islice(_each(members), SAMPLES)) for kind, members in by_kind.items()}
-    return {kind: found for kind, found in speeds.items() if found}
+    return {kind: of_kind for kind, of_kind in speeds.items() if of_kind}
 
 
 def _each(states: Sequence[RunStatus]) -> Iterator[_Speed]:
@@ -97,18 +95,18 @@ def _each(states: Sequence[RunStatus]) -> Iterator[_Speed]:
         progress = read_progress(s.folder)
         if progress is not None:
             yield _Speed(progress.seconds_per_step, True)
-        elif (seconds := _step_time(s.folder / RESULTS)) is not None:
+        elif (seconds := _step_time(s.folder)) is not None:
             yield _Speed(seconds, False)
 
 
-def _step_time(path: Path) -> float | None:
+def _step_time(folder: RunFolder) -> float | None:
     """The median ``step_time`` of a results file (DomainBed's have nothing else), None if it has none."""
     try:
-        lines = list(read_lines(path.read_bytes()))
+        lines = list(read_lines(folder.results.read_bytes()))
     except OSError:
         return None
-    found = [record.get("step_time") for _, record in lines if isinstance(record, dict)]
-    times = [seconds for seconds in found if isinstance(seconds, (int, float))]
+    recorded = [record.get("step_time") for _, record in lines if isinstance(record, dict)]
+    times = [seconds for seconds in recorded if isinstance(seconds, (int, float))]
     return median(times) if times else None
 
 

@@ -12,7 +12,6 @@ import random
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,7 @@ from torch import Tensor, nn
 from sfmoe_dg.algorithms.base import Algorithm
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.torch_files import save_torch
-from sfmoe_dg.runs.folder import CHECKPOINT
-from sfmoe_dg.runs.records import RESULTS
+from sfmoe_dg.runs.folder import RunFolder
 from sfmoe_dg.training.prepare import Setup
 
 FORMAT = 1
@@ -78,7 +76,7 @@ class Random:
             torch.mps.set_rng_state(self.states["mps"])
 
 
-def save_state(folder: Path, setup: Setup, position: Position, random_states: Random) -> None:
+def save_state(folder: RunFolder, setup: Setup, position: Position, random_states: Random) -> None:
     """Write ``checkpoint.pt`` atomically: a crash while writing leaves the previous one.
 
     Of several processes all must call this, since each may hold a part of the state; the leading one writes.
@@ -97,10 +95,10 @@ def save_state(folder: Path, setup: Setup, position: Position, random_states: Ra
         "algorithm": capture(setup.algorithm),
     }
     if setup.world.leads:
-        save_torch(folder / CHECKPOINT, content)
+        save_torch(folder.checkpoint, content)
 
 
-def load_state(folder: Path, setup: Setup) -> Position:
+def load_state(folder: RunFolder, setup: Setup) -> Position:
     """Put a prepared run where its checkpoint was saved; without a checkpoint, at its beginning.
 
     A checkpoint that cannot be read, or is of another version, or knows more records than the results file holds (files
@@ -110,23 +108,23 @@ def load_state(folder: Path, setup: Setup) -> Position:
     Raises:
         UserError: if the checkpoint is of another run.
     """
-    path = folder / CHECKPOINT
+    path = folder.checkpoint
     if not path.exists():
         return Position()
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if content.get("format") != FORMAT:
             return Position(notice=f"{path} is of another version of sfmoe_dg; the run begins anew")
-        found, position = content["run"], Position(**content["position"])
+        saved, position = content["run"], Position(**content["position"])
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         return Position(notice=f"{path} cannot be read ({reason}); the run begins anew")
     wanted = _identity(setup)
-    differing = [name for name in wanted if found.get(name) != wanted[name]]
+    differing = [name for name in wanted if saved.get(name) != wanted[name]]
     if differing:
-        described = ", ".join(f"{name} {found.get(name)!r} there, {wanted[name]!r} here" for name in differing)
+        described = ", ".join(f"{name} {saved.get(name)!r} there, {wanted[name]!r} here" for name in differing)
         raise UserError(f"{folder} holds an interrupted run of another kind ({described}); choose another --output_dir")
-    results = folder / RESULTS
+    results = folder.results
     if position.records_bytes > (results.stat().st_size if results.exists() else 0):
         return Position(notice=f"{results} is shorter than when {path.name} was saved; the run begins anew")
     restore(setup.algorithm, content["algorithm"])
@@ -142,12 +140,6 @@ def _identity(setup: Setup) -> dict[str, Any]:
         "checkpoint_freq": setup.checkpoint_freq,
         "hparams": setup.hparams,
     }
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Delete half-written files that a killed process left in a run's folder, which the caller must hold."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
 
 
 # ----------------------------------------------------------------------------------------- an algorithm, whole

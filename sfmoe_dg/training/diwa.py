@@ -19,17 +19,17 @@ import numpy as np
 from sfmoe_dg.algorithms.base import Algorithm
 from sfmoe_dg.algorithms.shared.averages import RunningMean, move_towards, tensors
 from sfmoe_dg.foundation.errors import UserError
-from sfmoe_dg.foundation.files import make_folder, write_atomic
+from sfmoe_dg.foundation.files import make_folder
 from sfmoe_dg.foundation.registry import unknown
 from sfmoe_dg.models.moe.align_experts import match_experts
-from sfmoe_dg.results.read import last_record, load_records
+from sfmoe_dg.results.read import last_record, runs_with_records
 from sfmoe_dg.results.record_lines import Record, num_domains, options_label
-from sfmoe_dg.runs.folder import CHECKPOINT
+from sfmoe_dg.runs.folder import RunFolder
 from sfmoe_dg.runs.lease import refuse_living_owner
-from sfmoe_dg.runs.records import RESULTS, append_record
+from sfmoe_dg.runs.records import append_record
 from sfmoe_dg.runs.spec import RunSpec
 from sfmoe_dg.training.evaluate import evaluate, validation_accuracy
-from sfmoe_dg.training.model_file import MODEL_FILE, load_model, save_trained
+from sfmoe_dg.training.model_file import load_model, save_trained
 from sfmoe_dg.training.prepare import Execution, Setup, describe, open_validation, prepare
 
 SOUPS = ("restricted", "uniform")
@@ -63,29 +63,27 @@ def find_members(
     Raises:
         UserError: if there are none, or they differ in what they were trained on or how.
     """
-    load_records(input_dir)  # says what is wrong with a folder that has no records at all
     wanted = {"dataset": dataset, "algorithm": algorithm, "test_envs": [test_env], "trial_seed": trial_seed}
-    found, left_out = [], []
-    for path in sorted(Path(input_dir).glob(f"*/{RESULTS}")):
+    members, left_out = [], []
+    for folder in runs_with_records(Path(input_dir)):
         try:
-            record = last_record(path.parent)
+            record = last_record(folder)
         except UserError as error:
             left_out.append(f"{error}; it is left out")
             continue
         if any(record["args"].get(name) != value for name, value in wanted.items()):
             continue
-        missing = [name for name in ("done", MODEL_FILE) if not (path.parent / name).is_file()]
-        if missing:
-            left_out.append(f"{path.parent} has no {' and no '.join(missing)}; it is left out")
+        if folder.lacks:
+            left_out.append(f"{folder} {folder.lacks}; it is left out")
             continue
         accs = [record[f"env{i}_out_acc"] for i in range(num_domains(record)) if i != test_env]
-        found.append(Member(path.parent, float(np.mean(accs)), record))
-    if not found:
+        members.append(Member(folder.path, float(np.mean(accs)), record))
+    if not members:
         described = ", ".join(f"{name} {value}" for name, value in wanted.items())
         reason = left_out[0] if left_out else "see sfmoe-dg status"
         raise UserError(f"no finished run with a model in {input_dir} of {described}: {reason}")
-    _refuse_mixture(found)
-    return sorted(found, key=lambda member: -member.val_acc), left_out
+    _refuse_mixture(members)
+    return sorted(members, key=lambda member: -member.val_acc), left_out
 
 
 def _refuse_mixture(members: Sequence[Member]) -> None:
@@ -123,7 +121,7 @@ def make_soup(
     """
     if kind not in SOUPS:
         raise unknown("soup", kind, SOUPS)
-    folder = Path(output_dir)
+    folder = RunFolder(Path(output_dir))
     _refuse_taken(folder)
     setup = prepare(_spec(members[0].record, data_dir), execution)
     try:
@@ -132,21 +130,20 @@ def make_soup(
         record = _record(setup, chosen, kind, str(output_dir))
     finally:
         setup.close()
-    make_folder(folder)
+    make_folder(folder.path)
     about = describe(setup) | {"soup": [str(member.folder) for member in chosen]}
-    write_atomic(folder / "run.json", json.dumps(about, indent=1, sort_keys=True) + "\n")
+    folder.write_about(about)
     save_trained(folder, algorithm, members[0].record["args"] | {"output_dir": str(output_dir)})
-    append_record(folder / RESULTS, record)
-    write_atomic(folder / "done", "done")
+    append_record(folder.results, record)
+    folder.finish()
     return Soup(algorithm, tuple(chosen), record)
 
 
-def _refuse_taken(folder: Path) -> None:
-    if (folder / "done").exists():
+def _refuse_taken(folder: RunFolder) -> None:
+    if folder.is_done:
         raise UserError(f"{folder} holds a finished run; choose another --output_dir")
-    refuse_living_owner(folder)
-    begun = [name for name in (RESULTS, CHECKPOINT) if (folder / name).exists()]
-    if begun:
+    refuse_living_owner(folder.path)
+    if begun := folder.begun_files:
         raise UserError(f"{folder} holds a run that is not finished ({begun[0]}); choose another --output_dir")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -13,14 +12,14 @@ from typing import Any
 import torch
 
 from sfmoe_dg.foundation.errors import UserError
-from sfmoe_dg.foundation.files import make_folder, write_atomic
+from sfmoe_dg.foundation.files import make_folder
 from sfmoe_dg.foundation.processes import World, highest
-from sfmoe_dg.runs.folder import CHECKPOINT, FAILED
+from sfmoe_dg.runs.folder import RunFolder
 from sfmoe_dg.runs.lease import Lease, acquire, refuse_living_owner
 from sfmoe_dg.runs.progress import Progress, write_progress
-from sfmoe_dg.runs.records import RESULTS, append_record
+from sfmoe_dg.runs.records import append_record
 from sfmoe_dg.runs.spec import RunSpec
-from sfmoe_dg.training.checkpoint import Position, Random, load_state, remove_leftovers, save_state
+from sfmoe_dg.training.checkpoint import Position, Random, load_state, save_state
 from sfmoe_dg.training.evaluate import evaluate, validation_loss
 from sfmoe_dg.training.model_file import save_model, save_trained
 from sfmoe_dg.training.pending_values import Seen
@@ -63,10 +62,10 @@ def train(
         LeaseLost: if another process took the run over, because this one showed no sign of life.
         Stopped: after saving, once ``stop`` is requested.
     """
-    folder, world = Path(output_dir), (execution or Execution()).world
+    folder, world = RunFolder(Path(output_dir)), (execution or Execution()).world
     _refuse_done(folder)
     if world.leads:
-        refuse_living_owner(folder)
+        refuse_living_owner(folder.path)
     reporter = reporter or Quiet()
     setup = prepare(spec, execution)
     try:
@@ -77,23 +76,23 @@ def train(
         setup.close()
 
 
-def _refuse_done(folder: Path) -> None:
-    if (folder / "done").exists():
+def _refuse_done(folder: RunFolder) -> None:
+    if folder.is_done:
         raise UserError(f"{folder} holds a finished run; choose another --output_dir, or delete it to train again")
 
 
 @contextmanager
-def _held(folder: Path, world: World, reporter: Reporter) -> Iterator[Lease | None]:
+def _held(folder: RunFolder, world: World, reporter: Reporter) -> Iterator[Lease | None]:
     """The folder's lease; of several processes the leading one holds it for all, and the others wait until it does.
 
     A folder that is made here vanishes again if bad input (an image that does not decode) ends the run before its
     first record.
     """
-    made, emptied = [path for path in (folder, *folder.parents) if not path.exists()], False
+    made, emptied = [path for path in (folder.path, *folder.path.parents) if not path.exists()], False
     if world.leads:
         make_folder(folder)
     try:
-        with acquire(folder, on_wait=reporter.waiting) if world.leads else nullcontext() as lease:
+        with acquire(folder.path, on_wait=reporter.waiting) if world.leads else nullcontext() as lease:
             if world.shared:
                 highest(0)
             try:
@@ -107,13 +106,13 @@ def _held(folder: Path, world: World, reporter: Reporter) -> Iterator[Lease | No
                 path.rmdir()
 
 
-def _empty(folder: Path, lease: Lease) -> bool:
+def _empty(folder: RunFolder, lease: Lease) -> bool:
     """Delete what a run has written before its first record; False, and nothing is touched, if there is more."""
-    entries = [path for path in folder.iterdir() if path != lease.path]
-    has_more = any(path.is_dir() or path.name in (RESULTS, CHECKPOINT, "done") for path in entries)
+    written = [path for path in folder.path.iterdir() if path != lease.path]
+    has_more = folder.is_done or folder.begun_files or any(path.is_dir() for path in written)
     if has_more or not lease.holds():
         return False
-    for path in entries:
+    for path in written:
         path.unlink(missing_ok=True)
     return True
 
@@ -121,7 +120,9 @@ def _empty(folder: Path, lease: Lease) -> bool:
 class _Training:
     """One run under way in a folder that this process holds, or the leading one of several that do the same."""
 
-    def __init__(self, setup: Setup, folder: Path, lease: Lease | None, reporter: Reporter, stop: StopRequest) -> None:
+    def __init__(
+        self, setup: Setup, folder: RunFolder, lease: Lease | None, reporter: Reporter, stop: StopRequest
+    ) -> None:
         self.setup, self.folder, self.lease, self.reporter, self.stop = setup, folder, lease, reporter, stop
         self.leads = setup.world.leads
         self.seen = Seen()
@@ -130,7 +131,7 @@ class _Training:
 
     def run(self) -> None:
         if self.leads:
-            remove_leftovers(self.folder)
+            self.folder.remove_leftovers()
         position = load_state(self.folder, self.setup)
         self._compare(position.step)
         notice = self._open_folder(position)
@@ -155,7 +156,7 @@ class _Training:
         """Bring the folder to where the run goes on; returns what the user should know about it."""
         if not self.leads:
             return ""
-        results = self.folder / RESULTS
+        results = self.folder.results
         notice = position.notice
         if position.step >= 0:
             with results.open("ab") as file:
@@ -163,8 +164,8 @@ class _Training:
                 file.truncate(position.records_bytes)
             notice = notice or f"goes on after step {position.step}"
         elif results.exists() and results.stat().st_size:
-            os.replace(results, self.folder / "results.interrupted.jsonl")
-        write_atomic(self.folder / "run.json", json.dumps(describe(self.setup), indent=1, sort_keys=True) + "\n")
+            os.replace(results, self.folder.interrupted)
+        self.folder.write_about(describe(self.setup))
         return notice
 
     def _train_steps(self, first: int) -> None:
@@ -203,10 +204,10 @@ class _Training:
         line = self._record(step, record | accuracies)
         self._check_lease()
         if self.leads:
-            append_record(self.folder / RESULTS, line)
+            append_record(self.folder.results, line)
         self.reporter.evaluated(line)
         if setup.spec.save_model_every_checkpoint and not setup.spec.skip_model_save:
-            path = self.folder / f"model_step{step}.pkl"
+            path = self.folder.model_of_step(step)
             save_model(path, algorithm, setup.spec.args(str(self.folder)), write=self.leads)
         self.seen.clear()
         self._save(step, False, Random.now(setup.device), {})
@@ -235,7 +236,7 @@ class _Training:
 
     def _save(self, step: int, due: bool, random: Random, record: dict[str, Any]) -> None:
         self._check_lease()
-        results = self.folder / RESULTS
+        results = self.folder.results
         size = results.stat().st_size if results.exists() else 0
         save_state(self.folder, self.setup, Position(step, due, self.seen.numbers(), record, size), random)
         self.last_save = time.monotonic()
@@ -257,11 +258,8 @@ class _Training:
         self._check_lease()
         if not setup.spec.skip_model_save:
             save_trained(folder, setup.algorithm, setup.spec.args(str(folder)), write=self.leads)
-        if not self.leads:
-            return
-        write_atomic(folder / "done", "done")
-        for name in (CHECKPOINT, FAILED):
-            (folder / name).unlink(missing_ok=True)
+        if self.leads:
+            folder.finish()
 
     def _record(self, step: int, measured: dict[str, Any]) -> dict[str, Any]:
         """One line of results.jsonl, with upstream's keys."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,21 +18,19 @@ from sfmoe_dg.data.batches.transforms import ImageTransform
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.files import read_json, write_atomic
 from sfmoe_dg.foundation.torch_files import load_torch, save_torch
+from sfmoe_dg.runs.folder import RunFolder
 
 _SHOWN = 300
 """Characters that are told of what torch says about weights that do not fit."""
 
-MODEL_FILE = "model.pkl"
-TENSORS_FILE = "model.safetensors"
 
-
-def save_trained(folder: Path, algorithm: Algorithm, args: dict[str, Any], write: bool = True) -> None:
+def save_trained(folder: RunFolder, algorithm: Algorithm, args: dict[str, Any], write: bool = True) -> None:
     """What a finished run leaves: model.pkl, which DomainBed's code can read, and model.safetensors.
 
     ``write``: False in the processes that only contribute the weights they hold to what another one writes.
     """
-    save_model(folder / MODEL_FILE, algorithm, args, write)
-    save_tensors(folder / TENSORS_FILE, algorithm, args, write)
+    save_model(folder.model, algorithm, args, write)
+    save_tensors(folder.tensors, algorithm, args, write)
 
 
 def save_model(path: Path, algorithm: Algorithm, args: dict[str, Any], write: bool = True) -> None:
@@ -85,7 +84,7 @@ def _read_tensors(path: Path) -> dict[str, Any]:
     return content | {"model_dict": state, "model_input_shape": tuple(content["model_input_shape"])}
 
 
-def load_model(run_folder: str | Path) -> Algorithm:
+def load_model(run_folder: str | os.PathLike[str]) -> Algorithm:
     """The trained algorithm of a finished run, in evaluation mode, on the CPU.
 
     From model.safetensors, or model.pkl where only that is there.
@@ -93,7 +92,7 @@ def load_model(run_folder: str | Path) -> Algorithm:
     Raises:
         UserError: if the folder holds no model, or one that cannot be read.
     """
-    content = _read_model(Path(run_folder))
+    content = _read_model(RunFolder(Path(run_folder)))
     # The weights come from the file: nothing needs to be downloaded first.
     hparams = content["model_hparams"] | {"pretrained": False}
     algorithm = ALGORITHMS.load(content["args"]["algorithm"])(
@@ -108,8 +107,8 @@ def load_model(run_folder: str | Path) -> Algorithm:
     return algorithm.eval()
 
 
-def _read_model(folder: Path) -> dict[str, Any]:
-    tensors, pickled = folder / TENSORS_FILE, folder / MODEL_FILE
+def _read_model(folder: RunFolder) -> dict[str, Any]:
+    tensors, pickled = folder.tensors, folder.model
     path = tensors if tensors.is_file() else pickled
     try:
         if path == tensors:
@@ -137,14 +136,14 @@ class TrainedRun:
     test_domains: tuple[str, ...]
 
 
-def load(run_folder: str | Path) -> TrainedRun:
+def load(run_folder: str | os.PathLike[str]) -> TrainedRun:
     """A finished run from its folder.
 
     Raises:
         UserError: if there is no model, or the file run.json beside it cannot be read.
     """
     algorithm = load_model(run_folder)
-    about = read_json(Path(run_folder) / "run.json")
+    about = read_json(RunFolder(Path(run_folder)).about)
     mean, std = algorithm.normalization
     return TrainedRun(
         algorithm,

@@ -20,7 +20,7 @@ from sfmoe_dg.data.batches.workers import auto_num_workers
 from sfmoe_dg.data.cub_dg import build as cub_dg
 from sfmoe_dg.foundation.cores import usable_cores
 from sfmoe_dg.foundation.glibc_memory import keep_freed_memory
-from sfmoe_dg.runs import lease
+from sfmoe_dg.runs import lease, owner
 from sfmoe_dg.training.checkpoint import Random
 from sfmoe_dg.training.prepare import pick_device
 
@@ -112,14 +112,14 @@ def no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_proc")
 def test_without_proc_a_process_is_known_by_host_and_number(tmp_path: Path) -> None:
-    me = lease.this_process()
+    me = owner.this_process()
     assert (me.machine, me.birth) == (socket.gethostname(), "")
-    assert lease.liveness(me) is lease.Liveness.ALIVE
+    assert owner.liveness(me) is owner.Liveness.ALIVE
     gone = multiprocessing.get_context("spawn").Process(target=int)
     gone.start()
     gone.join()
     assert gone.pid is not None
-    assert lease.liveness(replace(me, pid=gone.pid)) is lease.Liveness.DEAD
+    assert owner.liveness(replace(me, pid=gone.pid)) is owner.Liveness.DEAD
     with lease.acquire(tmp_path / "run"), pytest.raises(lease.Owned, match="its lease is alive"):
         lease.acquire(tmp_path / "run", patience=0.1)
 

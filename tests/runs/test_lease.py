@@ -13,20 +13,8 @@ import pytest
 
 from sfmoe_dg.foundation import slurm as slurm_queue
 from sfmoe_dg.foundation.slurm import SlurmQueue
-from sfmoe_dg.runs import lease
-from sfmoe_dg.runs.lease import (
-    LeaseLost,
-    Liveness,
-    Owned,
-    Watch,
-    acquire,
-    current,
-    is_owned,
-    liveness,
-    read_owner,
-    refuse_living_owner,
-    this_process,
-)
+from sfmoe_dg.runs.lease import LeaseLost, Owned, Watch, acquire, current_lease, is_owned, refuse_living_owner
+from sfmoe_dg.runs.owner import Liveness, Owner, liveness, read_owner, this_process
 
 HOUR = 3600
 
@@ -51,7 +39,7 @@ def wait_for(condition, seconds=20):
 
 def test_a_folder_has_one_owner_until_it_is_released(tmp_path):
     with acquire(tmp_path / "run") as held:
-        assert is_owned(current(tmp_path / "run"))
+        assert is_owned(current_lease(tmp_path / "run"))
         with pytest.raises(Owned, match=f"process {os.getpid()} on .*; its lease is alive"):
             acquire(tmp_path / "run")
         with pytest.raises(Owned):
@@ -79,7 +67,7 @@ def test_a_silent_owner_elsewhere_is_replaced_after_the_patience(tmp_path):
     write_lease(tmp_path / "run", elsewhere())
     asked = []
     with acquire(tmp_path / "run", patience=0.3, on_wait=lambda owner, seconds: asked.append((owner.host, seconds))):
-        assert current(tmp_path / "run").name == "lease.2.json"
+        assert current_lease(tmp_path / "run").name == "lease.2.json"
     assert asked == [("node7", 0.3)]
 
 
@@ -97,7 +85,7 @@ def test_a_beating_owner_elsewhere_is_left_alone_whatever_its_clock_says(tmp_pat
         heart.kill()
         heart.join()
     with acquire(tmp_path / "run", patience=0.3):
-        assert current(tmp_path / "run").name == "lease.2.json"
+        assert current_lease(tmp_path / "run").name == "lease.2.json"
 
 
 def _beat(path, skew):
@@ -131,7 +119,7 @@ def test_an_owner_that_was_taken_for_dead_stops_and_leaves_the_new_lease_alone(t
     with pytest.raises(LeaseLost, match=r"was taken over by process \d+ on node7"):
         slept.check()
     slept.release()
-    assert current(tmp_path / "run").name == "lease.2.json"
+    assert current_lease(tmp_path / "run").name == "lease.2.json"
 
 
 def test_the_same_number_with_another_token_is_not_mine(tmp_path):
@@ -140,14 +128,14 @@ def test_the_same_number_with_another_token_is_not_mine(tmp_path):
     with pytest.raises(LeaseLost):
         slept.check()
     slept.release()
-    assert read_owner(current(tmp_path / "run")).token == "other"
+    assert read_owner(current_lease(tmp_path / "run")).token == "other"
 
 
 def test_a_lease_that_is_being_written_may_live(tmp_path):
     (tmp_path / "lease.1.json").write_text("")
-    assert is_owned(current(tmp_path))
+    assert is_owned(current_lease(tmp_path))
     with acquire(tmp_path, patience=0.2):
-        assert current(tmp_path).name == "lease.2.json"
+        assert current_lease(tmp_path).name == "lease.2.json"
 
 
 def test_the_heart_beats(tmp_path):
@@ -231,10 +219,10 @@ def test_a_killed_owner_leaves_a_lease_that_is_dead(tmp_path):
     holder = context.Process(target=lambda: (acquire(tmp_path / "run"), ready.set(), time.sleep(60)))
     holder.start()
     ready.wait(30)
-    assert is_owned(current(tmp_path / "run"))
+    assert is_owned(current_lease(tmp_path / "run"))
     os.kill(holder.pid, signal.SIGKILL)
     holder.join()
-    assert not is_owned(current(tmp_path / "run"))
+    assert not is_owned(current_lease(tmp_path / "run"))
     acquire(tmp_path / "run").release()
 
 
@@ -245,7 +233,7 @@ def test_a_process_that_ended_unnoticed_is_dead(tmp_path):
     if pid == 0:
         os.write(write, json.dumps(asdict(this_process())).encode())
         os._exit(0)
-    owner = lease.Owner(**json.loads(os.read(read, 4096)))
+    owner = Owner(**json.loads(os.read(read, 4096)))
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     assert liveness(owner) is Liveness.DEAD
     os.waitpid(pid, 0)
@@ -300,7 +288,7 @@ def test_without_slurm_only_the_heartbeat_can_tell(monkeypatch):
 def test_a_requeued_job_takes_its_own_runs_up_at_once(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_CLUSTER_NAME", "mini")
-    assert lease.this_process().slurm_job == "7@mini"
+    assert this_process().slurm_job == "7@mini"
     assert liveness(elsewhere()) is Liveness.DEAD
 
 

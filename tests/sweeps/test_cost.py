@@ -7,6 +7,7 @@ from record_makers import make_record
 from study_makers import begin, make_done, make_failed, make_study
 
 from sfmoe_dg.cli.main import main
+from sfmoe_dg.runs.folder import RunFolder
 from sfmoe_dg.runs.progress import Progress, write_progress
 from sfmoe_dg.sweeps.status import status
 from sfmoe_dg.sweeps.time_estimate import Cost, estimate
@@ -40,7 +41,7 @@ def test_steps_left_times_the_median_speed_of_the_same_kind(tmp_path):
         make_done(tmp_path, run, seconds)
     make_done(tmp_path, coral[0], 4.0)
     lost = begin(tmp_path, coral[1], "results.jsonl")
-    write_progress(lost, Progress(69, 100, 6.0))
+    write_progress(RunFolder(lost), Progress(69, 100, 6.0))
     make_failed(tmp_path, coral[2], times=3)
     # ERM: 17 runs x 100 steps x 2 s; CORAL: 17 x 100 + the 30 left, x 5 s, which is the median of 4 and 6.
     cost = estimate(status(runs, tmp_path))

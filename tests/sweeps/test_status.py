@@ -15,7 +15,8 @@ from study_makers import make_done, make_failed, make_lost, make_running, make_s
 from sfmoe_dg.cli.main import main
 from sfmoe_dg.foundation.durations import duration
 from sfmoe_dg.foundation.errors import UserError
-from sfmoe_dg.runs.progress import PROGRESS, Progress, read_progress
+from sfmoe_dg.runs.folder import RunFolder
+from sfmoe_dg.runs.progress import Progress, read_progress
 from sfmoe_dg.sweeps.find_run import find_run, title
 
 
@@ -38,9 +39,9 @@ def test_durations(seconds, words):
 def test_progress_knows_what_is_left(tmp_path):
     progress = Progress(step=19, steps=100, seconds_per_step=0.5)
     assert (progress.steps_left, progress.seconds_left) == (80, 40.0)  # steps 20 to 99
-    assert read_progress(tmp_path) is None
-    (tmp_path / PROGRESS).write_text('{"step": 1')
-    assert read_progress(tmp_path) is None
+    assert read_progress(RunFolder(tmp_path)) is None
+    RunFolder(tmp_path).progress.write_text('{"step": 1')
+    assert read_progress(RunFolder(tmp_path)) is None
 
 
 def test_the_table_counts_every_state(tmp_path, capsys):

@@ -14,7 +14,8 @@ from study_makers import NO_PROCESS, begin, make_done, make_failed, make_lost, m
 
 from sfmoe_dg.cli.main import main
 from sfmoe_dg.runs.folder import FAILED, State
-from sfmoe_dg.runs.lease import acquire, this_process
+from sfmoe_dg.runs.lease import acquire
+from sfmoe_dg.runs.owner import this_process
 from sfmoe_dg.sweeps.launch.active_sweeps import registered, sweeps_of
 from sfmoe_dg.sweeps.launch.pool import STOPPED
 from sfmoe_dg.sweeps.status import status

@@ -8,8 +8,9 @@ from dataclasses import asdict, replace
 import pytest
 
 from sfmoe_dg.foundation.errors import UserError
-from sfmoe_dg.runs.folder import FAILED, State, read_failure, record_failure
-from sfmoe_dg.runs.lease import acquire, this_process
+from sfmoe_dg.runs.folder import FAILED, RunFolder, State
+from sfmoe_dg.runs.lease import acquire
+from sfmoe_dg.runs.owner import this_process
 from sfmoe_dg.sweeps.plan import env_combinations, load_plans, plan, save_plan
 from sfmoe_dg.sweeps.status import status
 from sfmoe_dg.sweeps.study import check_hparams, make_spec, read_spec
@@ -117,7 +118,7 @@ def test_states_are_read_from_the_folders(tmp_path):
     for folder in folders[:5]:
         folder.mkdir()
     (folders[0] / "done").write_text("done")
-    record_failure(folders[1], "out of luck", 2)
+    RunFolder(folders[1]).fail("out of luck", 2)
     (folders[3] / "results.jsonl").write_text("")
     (folders[4] / "lease.1.json").write_text(json.dumps(asdict(replace(this_process(), pid=2**22 + 1))))
     with acquire(folders[2]):
@@ -133,9 +134,9 @@ def test_a_run_that_failed_three_times_stays_failed(tmp_path):
     runs = plan(make_spec(SMALL, "test"), None)
     folder = tmp_path / runs[0].run_id
     folder.mkdir()
-    assert [record_failure(folder, "again", -9) for _ in range(2)] == [1, 2]
+    assert [RunFolder(folder).fail("again", -9) for _ in range(2)] == [1, 2]
     assert status(runs, tmp_path)[0].is_to_do
-    record_failure(folder, "and again", -9)
+    RunFolder(folder).fail("and again", -9)
     state = status(runs, tmp_path)[0]
     assert (state.state, state.failures, state.error, state.is_to_do) == (State.FAILED, 3, "and again", False)
 
@@ -161,8 +162,8 @@ def test_a_failure_that_is_forgiven_while_it_is_looked_at_is_none(tmp_path, monk
     runs = plan(make_spec(SMALL, "test"), None)
     folder = tmp_path / runs[0].run_id
     folder.mkdir()
-    assert read_failure(folder) == ("", 0)
-    record_failure(folder, "out of luck", 1)
+    assert RunFolder(folder).failure() == ("", 0)
+    RunFolder(folder).fail("out of luck", 1)
     listdir = os.listdir
 
     def listdir_and_forgive(path):
@@ -179,7 +180,7 @@ def test_a_failure_that_is_forgiven_while_it_is_looked_at_is_none(tmp_path, monk
 def test_a_failure_that_cannot_be_read_is_said(tmp_path):
     (tmp_path / FAILED).write_text("{")
     with pytest.raises(UserError, match=r"failed\.json is not valid JSON"):
-        read_failure(tmp_path)
+        RunFolder(tmp_path).failure()
 
 
 def test_another_study_of_the_same_name_does_not_hide_runs_that_have_begun(tmp_path):

@@ -12,6 +12,7 @@ from sfmoe_dg.data.batches.device_augment import TensorTransform
 from sfmoe_dg.data.batches.loaders import EvalLoader
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.runs import lease
+from sfmoe_dg.runs.folder import RunFolder
 from sfmoe_dg.runs.spec import Options, RunSpec
 from sfmoe_dg.training import diwa
 from sfmoe_dg.training.diwa import find_members, make_soup
@@ -44,7 +45,39 @@ def test_members_are_the_finished_runs_of_one_trial(sweep):
     assert sorted(member.folder.name for member in members) == ["run0", "run1", "run2"]
     assert [m.val_acc for m in members] == sorted((m.val_acc for m in members), reverse=True)
     assert len(left_out) == 1
-    assert "modelless has no model.pkl" in left_out[0]
+    assert "modelless has no model, neither model.safetensors nor model.pkl; it is left out" in left_out[0]
+
+
+def test_a_run_that_has_kept_only_its_tensors_is_a_member(sweep, tmp_path):
+    for seed in range(2):
+        shutil.copytree(sweep / f"run{seed}", tmp_path / f"run{seed}")
+        (tmp_path / f"run{seed}" / "model.pkl").unlink()
+    members, left_out = find_members(tmp_path, "Debug28", "ERM", 0, 0)
+    assert sorted(member.folder.name for member in members) == ["run0", "run1"]
+    assert left_out == []
+    assert len(make_soup(members, "uniform", tmp_path / "soup", CPU).members) == 2
+
+
+def test_why_runs_are_left_out_is_said(sweep, tmp_path):
+    shutil.copytree(sweep / "run0", tmp_path / "run0")
+    shutil.copytree(sweep / "modelless", tmp_path / "run1")
+    (tmp_path / "run0" / "done").unlink()
+    with pytest.raises(UserError, match=r"no finished run with a model .*run0 is not finished; it is left out"):
+        find_members(tmp_path, "Debug28", "ERM", 0, 0)
+
+
+def test_folders_without_runs_are_refused_without_reading_all_records(sweep, tmp_path, monkeypatch):
+    for folder, message in [
+        (tmp_path / "none", "none does not exist; give the folder that holds one sub-folder per run"),
+        (tmp_path, "no records in"),
+        (sweep / "run0", "is the folder of one run; give the folder above it"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            find_members(folder, "Debug28", "ERM", 0, 0)
+    read = []
+    monkeypatch.setattr("sfmoe_dg.results.read.read_results", read.append)
+    find_members(sweep, "Debug28", "ERM", 0, 0)
+    assert read == []
 
 
 def test_no_member_is_said(sweep):
@@ -120,7 +153,7 @@ def test_a_diverged_member_is_named(tmp_path, kind, backbone):
     model = load_model(tmp_path / "run1")
     with torch.no_grad():
         next(model.network.parameters()).fill_(float("nan"))
-    save_trained(tmp_path / "run1", model, {"algorithm": "ERM"})
+    save_trained(RunFolder(tmp_path / "run1"), model, {"algorithm": "ERM"})
     members, _ = find_members(tmp_path, "Debug28", "ERM", 0, 0)
     with pytest.raises(UserError, match="run1 diverged: featurizer"):
         make_soup(members, kind, tmp_path / "soup", CPU)

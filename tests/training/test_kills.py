@@ -20,7 +20,7 @@ import sfmoe_dg.cli.stop_signals  # noqa: F401 (imported before forking)
 from sfmoe_dg.cli.main import main
 from sfmoe_dg.runs import records as records_module
 from sfmoe_dg.runs.folder import CHECKPOINT
-from sfmoe_dg.runs.lease import current
+from sfmoe_dg.runs.lease import current_lease
 from sfmoe_dg.training.checkpoint import Random
 
 ROUNDS = int(os.environ.get("SFMOE_DG_KILL_ROUNDS", "2"))
@@ -214,7 +214,7 @@ def test_a_stopped_run_waits_to_be_killed(tmp_path, monkeypatch, under_slurm):
     wait_for((folder / CHECKPOINT).exists)
     os.kill(process.pid, signal.SIGTERM)
     wait_for(lambda: "all of it saved" in folder.with_suffix(".log").read_text())
-    assert current(folder) is None
+    assert current_lease(folder) is None
     if under_slurm:
         time.sleep(1.5)
         assert process.is_alive()

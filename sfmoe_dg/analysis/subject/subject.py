@@ -19,8 +19,8 @@ from sfmoe_dg.foundation.registry import unknown
 from sfmoe_dg.models.moe.layers import moe_layers
 from sfmoe_dg.results.read import last_record
 from sfmoe_dg.results.record_lines import Record, dataset_label, num_domains
-from sfmoe_dg.runs.records import RESULTS
-from sfmoe_dg.training.model_file import MODEL_FILE, TENSORS_FILE, load_model
+from sfmoe_dg.runs.folder import RunFolder, finished
+from sfmoe_dg.training.model_file import load_model
 
 
 class NotApplicable(UserError):
@@ -43,16 +43,13 @@ class Candidate:
 
 def candidates(root: Path) -> list[Candidate]:
     """The finished runs with a model below a folder, the best on validation first."""
-    found = []
-    for path in sorted(root.glob(f"*/{RESULTS}")):
-        folder = path.parent
-        if not (folder / "done").is_file() or not any((folder / name).is_file() for name in (MODEL_FILE, TENSORS_FILE)):
-            continue
+    runs = []
+    for folder in finished(root):
         record = last_record(folder)
         envs = [env for env in range(num_domains(record)) if env not in record["args"]["test_envs"]]
         accs = [record[f"env{env}_out_acc"] for env in envs]
-        found.append(Candidate(folder, record, float(np.mean(accs)) if accs else 0.0))
-    return sorted(found, key=lambda candidate: -candidate.validation)
+        runs.append(Candidate(folder.path, record, float(np.mean(accs)) if accs else 0.0))
+    return sorted(runs, key=lambda candidate: -candidate.validation)
 
 
 def has_experts(candidate: Candidate) -> bool:
@@ -67,13 +64,13 @@ def best_sparse(root: Path) -> Path:
     Raises:
         UserError: if no finished run has kept its model.
     """
-    found = candidates(root)
-    ordered = sorted(found, key=lambda candidate: candidate.record["args"]["algorithm"] != "SFMoE")
+    runs = candidates(root)
+    ordered = sorted(runs, key=lambda candidate: candidate.record["args"]["algorithm"] != "SFMoE")
     for candidate in ordered:
         if has_experts(candidate):
             return candidate.folder
-    if found:
-        return found[0].folder
+    if runs:
+        return runs[0].folder
     raise UserError(f"{root} is neither the folder of a finished run with its model nor of a sweep with such runs")
 
 
@@ -107,7 +104,7 @@ class Subject:
 
     @property
     def _is_run(self) -> bool:
-        return (self.target / RESULTS).is_file()
+        return RunFolder(self.target).results.is_file()
 
     @cached_property
     def run(self) -> OpenedRun:
@@ -188,8 +185,8 @@ class Subject:
     @cached_property
     def siblings(self) -> list[Candidate]:
         """The other finished runs of the sweep on the same data set with the same options, the best first."""
-        mine, found = self.folder.resolve(), candidates(self.sweep)
-        return [c for c in found if c.folder.resolve() != mine and dataset_label(c.record) == self.label]
+        mine, runs = self.folder.resolve(), candidates(self.sweep)
+        return [c for c in runs if c.folder.resolve() != mine and dataset_label(c.record) == self.label]
 
     def beside(self, sparse: bool) -> OpenedRun | None:
         """A run of the sweep with the same held-out domains and trial, and experts or none; ERM before others."""

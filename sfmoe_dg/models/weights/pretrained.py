@@ -95,9 +95,11 @@ def weights_file(config: dict[str, Any], name: str) -> Path:
             )
         raise UserError(f"no pretrained weights are published for {name}; give a file or say {_say_false()}")
     import huggingface_hub
+    from huggingface_hub import constants
 
     repo, _, revision = hub_id.partition("@")
-    names = [config["hf_hub_filename"]] if config.get("hf_hub_filename") else ["model.safetensors", "pytorch_model.bin"]
+    given = config.get("hf_hub_filename")
+    names = [given] if given else [constants.SAFETENSORS_SINGLE_FILE, constants.PYTORCH_WEIGHTS_NAME]
     for filename in names:
         cached = huggingface_hub.try_to_load_from_cache(repo, filename, revision=revision or None)
         if isinstance(cached, str):
@@ -106,7 +108,7 @@ def weights_file(config: dict[str, Any], name: str) -> Path:
         f'give the file with --hparams \'{{"pretrained": "path.safetensors"}}\' '
         f"(from https://huggingface.co/{repo}), or train from scratch with {_say_false()}"
     )
-    if huggingface_hub.constants.HF_HUB_OFFLINE or not _answers(huggingface_hub.constants.ENDPOINT):
+    if constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT):
         raise UserError(
             f"the pretrained weights {repo} of {name} are not cached and the hub cannot be reached: {help_text}"
         )

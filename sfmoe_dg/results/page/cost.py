@@ -15,6 +15,7 @@ from sfmoe_dg.foundation.files import read_json
 from sfmoe_dg.results.page.page import Section
 from sfmoe_dg.results.read import LoadedRecords
 from sfmoe_dg.results.record_lines import Record, dataset_label
+from sfmoe_dg.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def _cost(dataset: str, algorithm: str, records: Sequence[Record], root: Path) -
     seconds = _numbers(record.get("step_time") for record in records if record["step"] > 0)
     memory = _numbers(record.get("mem_gb") for record in records)
     folders = {Path(str(record["args"].get("output_dir"))).name for record in records}
-    parameters = {count for name in folders if (count := _parameters(root / name)) is not None}
+    parameters = {count for name in folders if (count := _parameters(RunFolder(root / name))) is not None}
     args = [record["args"] for record in records]
     runs = {(a["hparams_seed"], a["trial_seed"], *a["test_envs"]) for a in args}
     return RecordedCost(
@@ -69,9 +70,9 @@ def _numbers(values: Iterable[object]) -> list[float]:
     return [float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
 
 
-def _parameters(folder: Path) -> int | None:
+def _parameters(folder: RunFolder) -> int | None:
     try:
-        value = read_json(folder / "run.json").get("num_parameters")
+        value = read_json(folder.about).get("num_parameters")
     except (UserError, AttributeError):
         return None
     return value if isinstance(value, int) else None

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sfmoe_dg.foundation.files import make_folder, write_atomic
-from sfmoe_dg.runs.lease import Liveness, Owner, liveness, read_owner, this_process
+from sfmoe_dg.runs.owner import Liveness, Owner, liveness, read_owner, this_process
 from sfmoe_dg.sweeps.launch.slurm.jobs import FOLDER
 
 

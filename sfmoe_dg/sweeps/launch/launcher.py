@@ -14,8 +14,8 @@ from typing import Protocol
 
 from sfmoe_dg.foundation.registry import BrokenPlugin, Registry
 from sfmoe_dg.foundation.slurm import SlurmQueue
-from sfmoe_dg.runs.folder import State
-from sfmoe_dg.runs.lease import Watch, current, is_owned
+from sfmoe_dg.runs.folder import RunFolder, State
+from sfmoe_dg.runs.lease import Watch, is_owned
 from sfmoe_dg.runs.spec import RunSpec
 from sfmoe_dg.sweeps.launch.settings import LaunchSettings
 from sfmoe_dg.sweeps.status import RunStatus, status
@@ -27,7 +27,7 @@ class Job:
 
     title: str
     command: tuple[str, ...]
-    folder: Path
+    folder: RunFolder
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Study:
     name: str
     output_dir: Path
     runs: Sequence[RunSpec]
-    command: Callable[[RunSpec, Path], tuple[str, ...]]
+    command: Callable[[RunSpec, RunFolder], tuple[str, ...]]
     watch: Watch = field(default_factory=Watch)
     queue: SlurmQueue = field(default_factory=SlurmQueue)
 
@@ -55,9 +55,9 @@ class Study:
             for state in states
         ]
 
-    def is_owned(self, folder: Path) -> bool:
+    def is_owned(self, folder: RunFolder) -> bool:
         """Whether a folder's owner lives, or may live as far as this process has been able to watch."""
-        lease = current(folder)
+        lease = folder.lease
         return lease is not None and is_owned(lease, self.queue) and not self.watch.has_stopped(lease)
 
     def job(self, state: RunStatus) -> Job:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from sfmoe_dg.foundation.cores import usable_cores
-from sfmoe_dg.runs.folder import State
+from sfmoe_dg.runs.folder import RunFolder, State
 from sfmoe_dg.sweeps.launch.launcher import Listener, Study
 from sfmoe_dg.sweeps.launch.pool import Pool, make_places
 from sfmoe_dg.sweeps.launch.settings import LaunchSettings
@@ -28,7 +28,7 @@ class Local:
         count = settings.jobs if settings.gpus is None else settings.side_by_side
         threads = settings.threads or max(1, usable_cores() // count)
         pool = Pool(make_places(count, threads, settings.gpus), listener.ended, study.is_owned)
-        told, tried = False, set[Path]()
+        told, tried = False, set[RunFolder]()
         while True:
             states = study.states()
             jobs = [study.job(s) for s in states if s.is_to_do and s.folder not in tried]

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sfmoe_dg.foundation.errors import UserError
-from sfmoe_dg.runs.folder import CHECKPOINT, read_failure, record_failure
-from sfmoe_dg.runs.lease import current, is_owned
+from sfmoe_dg.runs.folder import RunFolder
+from sfmoe_dg.runs.lease import is_owned
 from sfmoe_dg.sweeps.launch.launcher import Job
 from sfmoe_dg.sweeps.status import MAX_FAILURES
 
@@ -47,12 +47,12 @@ class Running:
     @property
     def is_settled(self) -> bool:
         """Whether a run that was told to stop has nothing left to save: it gives its folder back, or ends."""
-        return self.process.poll() is not None or current(self.job.folder) is None
+        return self.process.poll() is not None or self.job.folder.lease is None
 
     @property
     def has_saved(self) -> bool:
         """Whether this start has brought the run any further on disk."""
-        return (self.job.folder / "done").exists() or _signature(self.job.folder / CHECKPOINT) != self.checkpoint
+        return self.job.folder.is_done or _signature(self.job.folder.checkpoint) != self.checkpoint
 
 
 class Pool:
@@ -62,7 +62,7 @@ class Pool:
         self,
         places: Sequence[Mapping[str, str]],
         on_end: OnEnd,
-        is_owned: Callable[[Path], bool] = lambda folder: is_owned(current(folder)),
+        is_owned: Callable[[RunFolder], bool] = lambda folder: is_owned(folder.lease),
     ) -> None:
         self._free = deque(places)
         self._on_end, self._is_owned = on_end, is_owned
@@ -93,7 +93,7 @@ class Pool:
         return of_others
 
     def _take(self, job: Job, of_others: list[Job]) -> None:
-        if (job.folder / "done").exists() or read_failure(job.folder)[1] >= MAX_FAILURES:
+        if job.folder.is_done or job.folder.failure().times >= MAX_FAILURES:
             return
         if self._is_owned(job.folder):
             of_others.append(job)
@@ -101,9 +101,9 @@ class Pool:
         self._start(job)
 
     def _start(self, job: Job) -> None:
-        job.folder.mkdir(parents=True, exist_ok=True)
+        job.folder.path.mkdir(parents=True, exist_ok=True)
         place = self._free.popleft()
-        with (job.folder / "err.txt").open("ab") as errors:
+        with job.folder.errors.open("ab") as errors:
             process = subprocess.Popen(
                 job.command,
                 stdin=subprocess.DEVNULL,
@@ -115,7 +115,7 @@ class Pool:
                 preexec_fn=_die_with_parent,
             )
             size = errors.tell()
-        saved = _signature(job.folder / CHECKPOINT)
+        saved = _signature(job.folder.checkpoint)
         self.running.append(Running(job, process, place, time.monotonic(), size, saved))
 
     def _reap(self, of_others: list[Job]) -> None:
@@ -123,7 +123,7 @@ class Pool:
             self.running.remove(entry)
             self._free.append(entry.place)
             seconds = time.monotonic() - entry.started
-            if (entry.job.folder / "done").exists():
+            if entry.job.folder.is_done:
                 self._on_end(entry.job, None, seconds)
             elif self.stop_signal is not None or entry.process.returncode in STOPPED:
                 continue
@@ -190,9 +190,9 @@ def _record_failure(entry: Running) -> str:
         ending = f"was killed by {signal.Signals(-code).name}"
         if -code == signal.SIGKILL:
             ending += " (out of memory?)"
-    error = last_line(entry.job.folder / "err.txt", entry.error_bytes) if code > 0 else ""
+    error = last_line(entry.job.folder.errors, entry.error_bytes) if code > 0 else ""
     error = error or ending
-    record_failure(entry.job.folder, error, code)
+    entry.job.folder.fail(error, code)
     return error
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from sfmoe_dg.foundation.cores import usable_cores
 from sfmoe_dg.foundation.files import read_json
-from sfmoe_dg.runs.folder import record_failure
+from sfmoe_dg.runs.folder import RunFolder
 from sfmoe_dg.sweeps.launch.launcher import Job
 from sfmoe_dg.sweeps.launch.pool import POLL_SECONDS, Pool, make_places
 
@@ -38,7 +38,7 @@ class Task:
         self._content = read_json(self._submission)
         os.chdir(self._content["cwd"])
         runs = self._content["tasks"][self._index]
-        jobs = [Job(run["title"], tuple(run["command"]), Path(run["folder"])) for run in runs]
+        jobs = [Job(run["title"], tuple(run["command"]), RunFolder(Path(run["folder"]))) for run in runs]
         side_by_side = min(self._content["places"], len(jobs))
         threads = self._content["threads"] or max(1, _cores() // side_by_side)
         self._pool = Pool(make_places(side_by_side, threads, self._content["gpus"]), _log)
@@ -84,7 +84,7 @@ class Task:
             if time.monotonic() - entry.started > limit / 2 and not entry.has_saved:
                 minutes = limit // 60
                 error = f"a time limit of {minutes} minutes ended before a single step was saved; give it more time"
-                record_failure(entry.job.folder, error, -signal.SIGUSR2)
+                entry.job.folder.fail(error, -signal.SIGUSR2)
 
 
 def _cores() -> int:

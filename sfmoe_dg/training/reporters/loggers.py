@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.registry import Registry
-from sfmoe_dg.runs.records import RESULTS
+from sfmoe_dg.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from sfmoe_dg.algorithms.base import Values
-    from sfmoe_dg.runs.lease import Owner
+    from sfmoe_dg.runs.owner import Owner
     from sfmoe_dg.training.prepare import Setup
 
 
@@ -89,6 +89,6 @@ def _is_number(value: Any) -> bool:
 
 def last_step(folder: Path) -> int:
     """The step of a folder's last record, -1 without any."""
-    path = folder / RESULTS
+    path = RunFolder(folder).results
     lines = path.read_bytes().splitlines() if path.exists() else []
     return int(json.loads(lines[-1])["step"]) if lines else -1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from sfmoe_dg.algorithms.base import Values
-from sfmoe_dg.runs.lease import Owner
+from sfmoe_dg.runs.owner import Owner
 from sfmoe_dg.training.prepare import Setup
 
 

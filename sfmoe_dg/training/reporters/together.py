@@ -9,7 +9,7 @@ from sfmoe_dg.training.reporters.loggers import Logger
 
 if TYPE_CHECKING:
     from sfmoe_dg.algorithms.base import Values
-    from sfmoe_dg.runs.lease import Owner
+    from sfmoe_dg.runs.owner import Owner
     from sfmoe_dg.training.prepare import Setup
     from sfmoe_dg.training.reporters.reporter import Reporter
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sfmoe_dg.foundation.errors import UserError
-from sfmoe_dg.runs.folder import CHECKPOINT, read_failure, record_failure
+from sfmoe_dg.runs.folder import RunFolder
 from sfmoe_dg.runs.lease import acquire
 from sfmoe_dg.sweeps.launch.launcher import Job
 from sfmoe_dg.sweeps.launch.pool import Pool, make_places
@@ -29,7 +29,7 @@ def test_runs_are_dealt_out_over_the_gpus(monkeypatch):
 
 
 def python(folder: Path, code: str) -> Job:
-    return Job(folder.name, (sys.executable, "-c", code, str(folder)), folder)
+    return Job(folder.name, (sys.executable, "-c", code, str(folder)), RunFolder(folder))
 
 
 TRAIN = "import pathlib, sys; pathlib.Path(sys.argv[1], 'done').write_text('done')"
@@ -56,19 +56,19 @@ def test_a_pool_runs_what_is_to_do_and_notes_failures(pool, ended, tmp_path):
         ("c", "was killed by SIGKILL (out of memory?)"),
         ("d", None),
     ]
-    assert read_failure(tmp_path / "b") == ("no luck", 1)
+    assert RunFolder(tmp_path / "b").failure() == ("no luck", 1)
     pool.run(jobs[1:2])
-    assert read_failure(tmp_path / "b") == ("no luck", 2)
+    assert RunFolder(tmp_path / "b").failure() == ("no luck", 2)
 
 
 def test_a_pool_leaves_alone_what_is_done_or_given_up_or_somebody_elses(pool, ended, tmp_path):
     done, given_up, owned = (python(tmp_path / name, FAIL) for name in ("done", "given up", "owned"))
-    done.folder.mkdir()
-    (done.folder / "done").write_text("done")
-    given_up.folder.mkdir()
+    done.folder.path.mkdir()
+    (done.folder.path / "done").write_text("done")
+    given_up.folder.path.mkdir()
     for _ in range(3):
-        record_failure(given_up.folder, "no luck", 1)
-    with acquire(owned.folder):
+        given_up.folder.fail("no luck", 1)
+    with acquire(owned.folder.path):
         assert pool.run([done, given_up, owned]) == [owned]
     assert ended == []
 
@@ -77,7 +77,7 @@ def test_a_run_that_finds_another_owner_is_no_failure(pool, ended, tmp_path):
     job = python(tmp_path / "run", "import sys; sys.exit(75)")
     assert pool.run([job]) == [job]
     assert ended == []
-    assert not (job.folder / "failed.json").exists()
+    assert not (job.folder.path / "failed.json").exists()
 
 
 def test_places_are_never_overbooked_and_all_used(tmp_path, ended):
@@ -108,12 +108,12 @@ while True:
 def test_saving_waits_until_the_folder_is_given_back(pool, ended, tmp_path):
     job = python(tmp_path / "run", SAVE_WHEN_TOLD)
     pool._start(job)
-    while not (job.folder / "ready").exists():
+    while not (job.folder.path / "ready").exists():
         time.sleep(0.05)
     entry = pool.running[0]
     assert not entry.has_saved
     pool.save(signal.SIGUSR2)
-    assert (job.folder / CHECKPOINT).read_text() == str(int(signal.SIGUSR2))
+    assert job.folder.checkpoint.read_text() == str(int(signal.SIGUSR2))
     assert entry.has_saved
     assert entry.process.poll() is None
     pool.kill()
@@ -127,26 +127,27 @@ def test_an_exception_leaves_no_process_behind(pool, tmp_path):
     assert main_thread is not None
 
     def interrupt() -> None:
-        while not (job.folder / "ready").exists():
+        while not (job.folder.path / "ready").exists():
             time.sleep(0.05)
         signal.pthread_kill(main_thread, signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
         pool.run([job])
-    assert (job.folder / CHECKPOINT).exists()
+    assert job.folder.checkpoint.exists()
     assert pool.running == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's prctl")
 def test_a_run_dies_with_the_process_that_started_it(tmp_path):
     code = (
-        "import sys, pathlib; from sfmoe_dg.sweeps.launch.launcher import Job;"
+        "import sys, pathlib; from sfmoe_dg.runs.folder import RunFolder;"
+        "from sfmoe_dg.sweeps.launch.launcher import Job;"
         "from sfmoe_dg.sweeps.launch.pool import Pool, make_places;"
         "folder = pathlib.Path(sys.argv[1]);"
         "command = (sys.executable, '-c', 'import time, pathlib, os, sys;"
         'pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(600)\', str(folder / "pid"));'
-        "Pool(make_places(1, 1, None), print).run([Job('', command, folder)])"
+        "Pool(make_places(1, 1, None), print).run([Job('', command, RunFolder(folder))])"
     )
     parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")])
     path = tmp_path / "run" / "pid"

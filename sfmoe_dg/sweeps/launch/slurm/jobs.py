@@ -21,6 +21,7 @@ from typing import Any
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.files import read_json, write_atomic
 from sfmoe_dg.foundation.slurm import parse_config
+from sfmoe_dg.runs.folder import RunFolder
 
 FOLDER = "launch"
 NAMES_AT_ONCE = 1000
@@ -51,19 +52,20 @@ def tasks_in_queue(output_dir: Path) -> dict[tuple[str, int], str]:
     names = [content["name"] for _, content in submissions(output_dir) if not _has_ended(content, output_dir)]
     if not names:
         return {}
-    found: dict[tuple[str, int], str] = {}
+    tasks: dict[tuple[str, int], str] = {}
     for first in range(0, len(names), NAMES_AT_ONCE):
         chosen = ",".join(names[first : first + NAMES_AT_ONCE])
         for line in ask(["squeue", "--noheader", "--array", "--format=%j|%F|%K", f"--name={chosen}"]):
             name, job, index = line.strip().split("|")
             single = index == SINGLE
-            found[name, 0 if single else int(index)] = job if single else f"{job}_{index}"
-    return found
+            tasks[name, 0 if single else int(index)] = job if single else f"{job}_{index}"
+    return tasks
 
 
 def _has_ended(content: dict[str, Any], output_dir: Path) -> bool:
     """Whether every run of a submission is done: the queue need not be asked."""
-    return all((output_dir / Path(run["folder"]).name / "done").exists() for task in content["tasks"] for run in task)
+    folders = (output_dir / Path(run["folder"]).name for task in content["tasks"] for run in task)
+    return all(RunFolder(folder).is_done for folder in folders)
 
 
 def queued_runs(output_dir: Path) -> dict[str, str]:

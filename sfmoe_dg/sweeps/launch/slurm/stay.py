@@ -6,11 +6,9 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from sfmoe_dg.foundation.errors import UserError
-from sfmoe_dg.runs.folder import State, record_failure
-from sfmoe_dg.runs.lease import current, read_owner
+from sfmoe_dg.runs.folder import RunFolder, State
 from sfmoe_dg.sweeps.launch.launcher import Listener, Study
 from sfmoe_dg.sweeps.launch.settings import LaunchSettings
 from sfmoe_dg.sweeps.launch.slurm.jobs import FOLDER
@@ -30,7 +28,7 @@ class Supervision:
         self._study, self._settings, self._listener = study, settings, listener
         self._deaths = {self._death(state.folder) for state in study.states()}
         """Dead owners that are accounted for: those of before this supervision, to begin with."""
-        self._submitted: set[Path] = set()
+        self._submitted: set[RunFolder] = set()
         self._shown, self._news, self._futile = "", (0, 0), 0
 
     def run(self) -> None:
@@ -68,17 +66,16 @@ class Supervision:
             raise UserError(f"Slurm's jobs end without training anything; what they said is in {logs}")
         self._submitted |= submit(self._study, self._settings, self._listener)
 
-    def _death(self, folder: Path) -> str:
+    def _death(self, folder: RunFolder) -> str:
         """What names the owner whose lease lies in a folder; '' without one."""
-        lease = current(folder)
-        owner = read_owner(lease) if lease is not None else None
+        owner = folder.owner
         return owner.token if owner is not None else ""
 
-    def _note_death(self, folder: Path) -> bool:
+    def _note_death(self, folder: RunFolder) -> bool:
         """Count a run as failed whose process died and left its lease; nobody else has noted it."""
         death = self._death(folder)
         if not death or death in self._deaths:
             return False
         self._deaths.add(death)
-        record_failure(folder, LOST, -signal.SIGKILL)
+        folder.fail(LOST, -signal.SIGKILL)
         return True

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.runs.folder import RunFolder
 from sfmoe_dg.runs.lease import Lease, Owned, acquire
 from sfmoe_dg.sweeps.launch.launcher import Job, Listener, Study
 from sfmoe_dg.sweeps.launch.settings import LaunchSettings
@@ -26,7 +27,7 @@ PLAN_SECONDS = 3600.0
 """How long to wait for another sweep that plans and submits in the same folder."""
 
 
-def submit(study: Study, settings: LaunchSettings, listener: Listener) -> set[Path]:
+def submit(study: Study, settings: LaunchSettings, listener: Listener) -> set[RunFolder]:
     """Submit every run that is to do; returns the folders of those that the cluster took.
 
     Two sweeps that do this at once take turns.
