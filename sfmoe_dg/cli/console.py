@@ -102,8 +102,8 @@ def describe_run(setup: Setup) -> list[str]:
     names = setup.dataset.domain_names
     held_out = ", ".join(names[i] for i in setup.spec.test_envs)
     device = f"device {setup.device}"
-    if setup.world.shared:
-        device += f" and {setup.world.size - 1} more ({setup.execution.parallel})"
+    if setup.execution.world.shared:
+        device += f" and {setup.execution.world.size - 1} more ({setup.execution.parallel})"
     lines = [f"{setup.spec}", f"{device}, {setup.num_parameters:,} parameters, held out: {held_out}", "hparams:"]
     lines += [f"  {name}: {value}" for name, value in sorted(setup.hparams.items())]
     lines.append("images (in + out):")

@@ -6,9 +6,10 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from sfmoe_dg.foundation.devices import pick_device
 from sfmoe_dg.foundation.processes import World, join, leave
 from sfmoe_dg.training.loop import Stopped
-from sfmoe_dg.training.prepare import Setup, pick_device
+from sfmoe_dg.training.prepare import Setup
 from sfmoe_dg.training.reporters.reporter import Quiet
 
 

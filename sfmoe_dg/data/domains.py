@@ -137,14 +137,9 @@ class DomainDataset:
         Raises:
             UserError: naming the domains with their numbers.
         """
-        check_envs(envs, self.domain_names, what, self.name)
-
-
-def check_envs(envs: Sequence[int], names: Sequence[str], what: str, where: str) -> None:
-    """See ``DomainDataset.check_envs``; for callers that know only the names, such as a sweep's plan."""
-    known = ", ".join(f"{number} {name}" for number, name in enumerate(names))
-    for position, env in enumerate(envs):
-        if not 0 <= env < len(names):
-            raise UserError(f"{what} {env} of {where} does not exist; the domains are {known}")
-        if env in envs[:position]:
-            raise UserError(f"{what} {env} of {where} is given twice; the domains are {known}")
+        known = ", ".join(f"{number} {name}" for number, name in enumerate(self.domain_names))
+        for position, env in enumerate(envs):
+            if not 0 <= env < len(self):
+                raise UserError(f"{what} {env} of {self.name} does not exist; the domains are {known}")
+            if env in envs[:position]:
+                raise UserError(f"{what} {env} of {self.name} is given twice; the domains are {known}")

@@ -96,7 +96,7 @@ def save_state(folder: Path, setup: Setup, position: Position, random_states: Ra
         "random": random_states.states,
         "algorithm": capture(setup.algorithm),
     }
-    if setup.world.leads:
+    if setup.execution.world.leads:
         save_torch(folder / CHECKPOINT, content)
 
 

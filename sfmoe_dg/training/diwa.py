@@ -30,7 +30,7 @@ from sfmoe_dg.runs.records import RESULTS, append_record
 from sfmoe_dg.runs.spec import RunSpec
 from sfmoe_dg.training.evaluate import evaluate, validation_accuracy
 from sfmoe_dg.training.model_file import MODEL_FILE, load_model, save_trained
-from sfmoe_dg.training.prepare import Execution, Setup, describe, open_validation, prepare
+from sfmoe_dg.training.prepare import Execution, Setup, describe, prepare
 
 SOUPS = ("restricted", "uniform")
 SPLIT_ARGS = ("task", "holdout_fraction", "uda_holdout_fraction")
@@ -125,11 +125,10 @@ def make_soup(
         raise unknown("soup", kind, SOUPS)
     folder = Path(output_dir)
     _refuse_taken(folder)
-    setup = prepare(_spec(members[0].record, data_dir), execution)
+    setup = prepare(_spec(members[0].record, data_dir), execution, validate=kind == "restricted")
     try:
         algorithm, chosen = _restricted(setup, members, tell) if kind == "restricted" else _uniform(setup, members)
-        setup = replace(setup, algorithm=algorithm)
-        record = _record(setup, chosen, kind, str(output_dir))
+        record = _record(setup, algorithm, chosen, kind, str(output_dir))
     finally:
         setup.close()
     make_folder(folder)
@@ -201,28 +200,25 @@ def _uniform(setup: Setup, members: Sequence[Member]) -> tuple[Algorithm, list[M
 
 def _restricted(setup: Setup, members: Sequence[Member], tell: Callable[[str], None]) -> tuple[Algorithm, list[Member]]:
     pot, chosen, best = _Pot(setup, members[0]), list[Member](), -np.inf
-    loader = open_validation(setup)
-    try:
-        for member in members:
-            mean = pot.with_member(member)
-            accuracy = validation_accuracy(pot.pour(mean), loader, 0)
-            kept = accuracy >= best
-            if kept:
-                pot.mean, best = mean, accuracy
-                chosen.append(member)
-            alone = f"{100 * member.val_acc:.2f} alone"
-            tell(f"{'kept' if kept else 'left'} {member.folder.name}: {alone}, mean {100 * accuracy:.2f}")
-    finally:
-        loader.close()
+    assert setup.validation_loader is not None
+    for member in members:
+        mean = pot.with_member(member)
+        accuracy = validation_accuracy(pot.pour(mean), setup.validation_loader, 0)
+        kept = accuracy >= best
+        if kept:
+            pot.mean, best = mean, accuracy
+            chosen.append(member)
+        alone = f"{100 * member.val_acc:.2f} alone"
+        tell(f"{'kept' if kept else 'left'} {member.folder.name}: {alone}, mean {100 * accuracy:.2f}")
     return pot.pour(pot.mean), chosen
 
 
-def _record(setup: Setup, chosen: Sequence[Member], kind: str, output_dir: str) -> Record:
+def _record(setup: Setup, algorithm: Algorithm, chosen: Sequence[Member], kind: str, output_dir: str) -> Record:
     best = chosen[0].record
     step = max(member.record["step"] for member in chosen)
     args = best["args"] | {"algorithm": f"DiWA({best['args']['algorithm']})", "output_dir": output_dir}
     args |= {"hparams_seed": 0, "hparams": None}
     record: Record = {"step": step, "epoch": step / setup.steps_per_epoch, "soup_size": len(chosen)}
-    record |= evaluate(setup.algorithm.eval(), setup.eval_loader, setup.splits, step)
+    record |= evaluate(algorithm.eval(), setup.eval_loader, setup.splits, step)
     record |= {"args": args, "hparams": {"soup": kind, "num_runs": len(chosen)}}
     return record | ({"options": best["options"]} if best.get("options") else {})

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfmoe_dg.algorithms.base import Algorithm
-from sfmoe_dg.data.batches.loaders import EvalLoader, Only
+from sfmoe_dg.data.batches.loaders import EvalLoader, IndicesByDomain
 from sfmoe_dg.data.splits import DomainSplit
 from sfmoe_dg.foundation.processes import everyones
 
@@ -81,7 +81,7 @@ def _measure(
     step: int,
     measure: Callable[[Tensor, Tensor], Tensor],
     pulse: Pulse,
-    only: Only = None,
+    only: IndicesByDomain | None = None,
 ) -> list[tuple[int, np.ndarray, np.ndarray]]:
     """(domain, indices, a number per image) of every batch; where processes share the work, of all of theirs."""
     measured = []

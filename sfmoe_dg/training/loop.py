@@ -123,13 +123,13 @@ class _Training:
 
     def __init__(self, setup: Setup, folder: Path, lease: Lease | None, reporter: Reporter, stop: StopRequest) -> None:
         self.setup, self.folder, self.lease, self.reporter, self.stop = setup, folder, lease, reporter, stop
-        self.leads = setup.world.leads
+        self.world = setup.execution.world
         self.seen = Seen()
         self.last_save = self.last_progress = time.monotonic()
         self.begun, self.first_step = time.monotonic(), 0
 
     def run(self) -> None:
-        if self.leads:
+        if self.world.leads:
             remove_leftovers(self.folder)
         position = load_state(self.folder, self.setup)
         self._compare(position.step)
@@ -145,7 +145,7 @@ class _Training:
         self._finish()
 
     def _compare(self, step: int) -> None:
-        if self.setup.world.shared and highest(step, -step) != [step, -step]:
+        if self.world.shared and highest(step, -step) != [step, -step]:
             raise UserError(
                 f"the processes of this run find different checkpoints in {self.folder}; it must lie on a file system "
                 "that all of them see"
@@ -153,7 +153,7 @@ class _Training:
 
     def _open_folder(self, position: Position) -> str:
         """Bring the folder to where the run goes on; returns what the user should know about it."""
-        if not self.leads:
+        if not self.world.leads:
             return ""
         results = self.folder / RESULTS
         notice = position.notice
@@ -202,19 +202,19 @@ class _Training:
         )
         line = self._record(step, record | accuracies)
         self._check_lease()
-        if self.leads:
+        if self.world.leads:
             append_record(self.folder / RESULTS, line)
         self.reporter.evaluated(line)
         if setup.spec.save_model_every_checkpoint and not setup.spec.skip_model_save:
             path = self.folder / f"model_step{step}.pkl"
-            save_model(path, algorithm, setup.spec.args(str(self.folder)), write=self.leads)
+            save_model(path, algorithm, setup.spec.args(str(self.folder)), write=self.world.leads)
         self.seen.clear()
         self._save(step, False, Random.now(setup.device), {})
         self._note_progress(step)
 
     def _evaluation_pulse(self, step: int, random: Random, record: dict[str, Any]) -> Callable[[], None]:
         # Processes that share an evaluation are not at the same batch together, so none can stop or save there.
-        return (lambda: None) if self.setup.world.shared else lambda: self._pulse(step, True, random, record)
+        return (lambda: None) if self.world.shared else lambda: self._pulse(step, True, random, record)
 
     def _pulse(self, step: int, due: bool, random: Random, record: dict[str, Any]) -> None:
         """Stop if that was asked for, and save if it is time; ``random`` is the state of the generators to save.
@@ -224,7 +224,7 @@ class _Training:
         """
         now, stop = time.monotonic(), self.stop.requested
         save = now - self.last_save >= 60 * self.setup.execution.checkpoint_minutes
-        if self.setup.world.shared:
+        if self.world.shared:
             stop, save = map(bool, highest(stop, save))
         if stop or save:
             self._save(step, due, random, record)
@@ -247,7 +247,7 @@ class _Training:
     def _note_progress(self, step: int) -> None:
         """For ``sfmoe-dg status``: how far the run is, and how fast it goes, evaluations included."""
         passed = step + 1 - self.first_step
-        if not self.leads or not passed:
+        if not self.world.leads or not passed:
             return
         self.last_progress = time.monotonic()
         write_progress(self.folder, Progress(step, self.setup.steps, (self.last_progress - self.begun) / passed))
@@ -256,8 +256,8 @@ class _Training:
         setup, folder = self.setup, self.folder
         self._check_lease()
         if not setup.spec.skip_model_save:
-            save_trained(folder, setup.algorithm, setup.spec.args(str(folder)), write=self.leads)
-        if not self.leads:
+            save_trained(folder, setup.algorithm, setup.spec.args(str(folder)), write=self.world.leads)
+        if not self.world.leads:
             return
         write_atomic(folder / "done", "done")
         for name in (CHECKPOINT, FAILED):

@@ -159,7 +159,8 @@ def test_augmentation_is_of_the_image_alone(tiny_folder) -> None:
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_evaluation_reads_every_image_once(tiny_folder, num_workers: int) -> None:
     splits = split_domains(tiny_folder, [0], uda_fraction=0.4)
-    loader = EvalLoader(tiny_folder, splits, [CLEAN] * 3, seed=0, batch_size=5, num_workers=num_workers)
+    used = [split.used for split in splits]
+    loader = EvalLoader(tiny_folder, used, [CLEAN] * 3, seed=0, batch_size=5, num_workers=num_workers)
     for _ in range(2):  # the second pass uses the same workers
         batches = list(loader.batches())
         assert [(b.env, b.indices.tolist()) for b in batches] == [
@@ -177,7 +178,7 @@ def test_evaluation_reads_only_what_is_in_a_split(make_dataset) -> None:
     identities = [np.arange(50), np.arange(50)]
     dataset = make_dataset([50, 50], identities)
     splits = split_domains(dataset, [1], policy="identity")
-    loader = EvalLoader(dataset, splits, [CLEAN] * 2, seed=0)
+    loader = EvalLoader(dataset, [split.used for split in splits], [CLEAN] * 2, seed=0)
     assert [len(batch.indices) for batch in loader.batches()] == [40, 10]
 
 

@@ -1,13 +1,14 @@
 """Batches for training and evaluation, the same whatever the number of workers and wherever a run starts.
 
 A loader holds no random state. What a step draws follows from (seed, purpose, domain, step), and every augmented
-image gets a seed of its own, so a batch can be made again at any time. Reading them is ``reading.py``'s part.
+image gets a seed of its own, so a batch can be made again at any time. ``workers.py`` reads what is drawn here.
 
 Legend: B images of one request, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -25,8 +26,8 @@ from sfmoe_dg.foundation.seeds import generator
 
 ALONE = World()
 
-Only: TypeAlias = Mapping[int, np.ndarray] | None
-"""Indices of images by domain: of the domains that are there, nothing else is read."""
+IndicesByDomain: TypeAlias = Mapping[int, np.ndarray]
+"""For some domains, which of their images: domain → int64 positions."""
 
 
 class TrainBatch(NamedTuple):
@@ -87,9 +88,12 @@ class TrainLoader:
         self._batch_size, self._seed = batch_size, seed
         self._share = share_of(batch_size, world)
         self._num_labeled = len(train_envs)
-        pools = [("train", env, splits[env].in_) for env in train_envs]
-        pools += [("unlabeled", env, splits[env].uda) for env in unlabeled_envs]
-        self._pools = [_DrawPool(*pool, dataset[pool[1]].targets if class_balanced else None) for pool in pools]
+        drawn_from = [("train", env, splits[env].in_) for env in train_envs]
+        drawn_from += [("unlabeled", env, splits[env].uda) for env in unlabeled_envs]
+        self._pools = [
+            _DrawPool(purpose, env, indices, dataset[env].targets if class_balanced else None)
+            for purpose, env, indices in drawn_from
+        ]
         self._augment = transform.augment and not dataset.in_memory
         self._reader = Reader(dataset, [transform] * len(dataset), num_workers, device, start_method)
 
@@ -116,10 +120,10 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """Reads every image of every domain once per evaluation, all splits of a domain in one pass, in file order.
+    """Reads every image of every domain once per evaluation, in file order.
 
     Args:
-        splits: only images in some split are read; None: all.
+        indices: one array per domain, the positions of the images that are read; None: all images.
         transforms: one per domain. An augmenting one draws anew at every evaluation step (DomainBed evaluates
             training domains through their augmentation).
         batch_size: images per batch; the last one of a domain may be smaller.
@@ -133,7 +137,7 @@ class EvalLoader:
     def __init__(
         self,
         dataset: DomainDataset,
-        splits: Sequence[DomainSplit] | None,
+        indices: Sequence[np.ndarray] | None,
         transforms: Sequence[ImageTransform],
         *,
         seed: int,
@@ -148,31 +152,33 @@ class EvalLoader:
     ) -> None:
         assert len(transforms) == len(dataset)
         self._dataset, self._seed, self._batch_size = dataset, seed, batch_size
-        self._used = [np.arange(len(d)) for d in dataset] if splits is None else [split.used for split in splits]
+        self._indices = [np.arange(len(domain)) for domain in dataset]
+        if indices is not None:
+            self._indices = [np.sort(own) for own in indices]
         if shuffled:
-            self._used = [generator(seed, "eval", env).permutation(used) for env, used in enumerate(self._used)]
+            self._indices = [generator(seed, "eval", env).permutation(own) for env, own in enumerate(self._indices)]
         self.world, self._in_step = world, in_step
         self._augment = [transform.augment and not dataset.in_memory for transform in transforms]
         self._reader = Reader(
             dataset, transforms, num_workers, device, start_method, KeptPixels(keep_bytes) if keep_bytes else None
         )
 
-    def _images(self, env: int, only: Only) -> np.ndarray:
-        used = self._used[env]
-        return used[np.isin(used, only[env])] if only is not None and env in only else used
-
-    def _plan(self, step: int, envs: Sequence[int], only: Only) -> Iterator[tuple[Request, ...]]:
+    def _plan(self, step: int, envs: Sequence[int], only: IndicesByDomain) -> Iterator[tuple[Request, ...]]:
         for env in envs:
-            used = self._images(env, only)
+            images = self._images(env, only)
             seeds = _image_seeds(len(self._dataset[env]), self._seed, "eval", step, env) if self._augment[env] else None
-            for start in range(0, len(used), self._batch_size):
-                indices = used[start : start + self._batch_size]
-                yield (Request(env, indices, None if seeds is None else seeds[indices]),)
+            for start in range(0, len(images), self._batch_size):
+                batch = images[start : start + self._batch_size]
+                yield (Request(env, batch, None if seeds is None else seeds[batch]),)
 
-    def num_batches(self, only: Only = None) -> int:
-        """Of one evaluation, whoever reads them."""
-        sizes = [len(self._images(env, only)) for env in range(len(self._used))]
-        return sum(-(-size // self._batch_size) for size in sizes)
+    def _images(self, env: int, only: IndicesByDomain) -> np.ndarray:
+        images = self._indices[env]
+        return images[np.isin(images, only[env])] if env in only else images
+
+    def num_batches(self, only: IndicesByDomain | None = None) -> int:
+        """The batches of one evaluation, of all processes together."""
+        sizes = [len(self._images(env, only or {})) for env in range(len(self._indices))]
+        return sum(math.ceil(size / self._batch_size) for size in sizes)
 
     def _own(self, plan: Iterator[tuple[Request, ...]]) -> Iterator[tuple[Request, ...]]:
         """This process's part of a plan."""
@@ -182,17 +188,20 @@ class EvalLoader:
         missing = -len(whole) % self.world.size if self._in_step else 0
         return iter((whole + whole[:1] * missing)[self.world.rank :: self.world.size])
 
-    def batches(self, step: int = 0, envs: Sequence[int] | None = None, only: Only = None) -> Iterator[DomainBatch]:
-        """All batches of one evaluation, domain by domain; ``step`` keys the augmentation, if there is any.
+    def batches(
+        self, step: int = 0, envs: Sequence[int] | None = None, only: IndicesByDomain | None = None
+    ) -> Iterator[DomainBatch]:
+        """All batches of one evaluation, domain by domain. Of several processes, each yields its own share.
 
-        Of the domains in ``only``, just the images named there are read.
-
-        Of several processes, number r yields the batches r, r + size, r + 2 · size, …
+        Args:
+            step: keys the draws of transforms that augment.
+            envs: the domains to read; None: all.
+            only: reads just these images of the domains named there, and the other domains whole.
 
         Raises:
             UserError: if an image does not decode or a worker dies.
         """
-        plan = self._plan(step, range(len(self._dataset)) if envs is None else envs, only)
+        plan = self._plan(step, range(len(self._dataset)) if envs is None else envs, only or {})
         for (batch,) in self._reader.read(self._own(plan)):
             yield batch
 
