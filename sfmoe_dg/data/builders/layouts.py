@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sfmoe_dg.data.builders.archive import gunzip
-from sfmoe_dg.data.catalog import IMAGE_EXTENSIONS
+from sfmoe_dg.data.facts.image_folders import IMAGE_EXTENSIONS
 from sfmoe_dg.foundation.errors import UserError
 
 Counts = dict[str, Counter[str]]
@@ -166,19 +166,6 @@ def _table(path: Path) -> Iterator[dict[str, str]]:
             if None in row.values():
                 raise ValueError(f"{path.name} is cut off in line {reader.line_num}")
             yield row
-
-
-def count_spawrious(folder: Path) -> Counts:
-    """Images of every domain of the six data sets that are chosen from the folder."""
-    from sfmoe_dg.data.sets.spawrious import RULES, list_part, parts  # imports torch
-
-    counts: Counts = {}
-    for name in RULES:
-        for domain, chosen in parts(name).items():
-            here = counts.setdefault(f"{name.removeprefix('Spawrious')} {domain}", Counter())
-            for part in chosen:
-                here[part.breed] += len(list_part(str(folder), part))
-    return counts
 
 
 def count_idx(folder: Path) -> Counts:

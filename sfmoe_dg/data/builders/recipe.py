@@ -7,18 +7,20 @@ interrupted build goes on with the archives and extracted folders that are whole
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from sfmoe_dg.data.builders.archive import BadArchiveError, extract
 from sfmoe_dg.data.builders.download import digests, download, mismatch
 from sfmoe_dg.data.builders.layouts import Counts, count_image_folders, image_folders
 from sfmoe_dg.data.builders.manifest import NAME, write_manifest
-from sfmoe_dg.data.catalog import facts
+from sfmoe_dg.data.catalog import CATALOG
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.files import read_json, write_atomic
 from sfmoe_dg.foundation.locks import file_lock
@@ -86,26 +88,33 @@ def from_catalog(
     name: str,
     *sources: Source,
     prepare: Prepare | None = None,
-    count: Callable[[Path], Counts] = count_image_folders,
     known_totals: Mapping[int, str] | None = None,
 ) -> Recipe:
-    """The recipe of a data set whose folder, domains, classes and counts are in the catalog.
+    """The recipe of the folder of a data set of the catalog; several data sets may be made of it.
 
     Args:
         prepare: None: the archive holds the domains' folders, which are taken as they are.
     """
-    entry = facts(name)
+    facts = CATALOG.load(name)
+    content = facts.content
     return Recipe(
-        name=name,
-        folder=entry.folder,
+        name=content.name,
+        folder=facts.folder,
         sources=sources,
-        prepare=prepare or image_folders(entry.domains),
-        domains=entry.domains,
-        published=dict(zip(entry.domains, entry.counts, strict=True)) if entry.counts else {},
-        num_classes=entry.num_classes,
+        prepare=prepare or image_folders(content.parts),
+        domains=content.parts,
+        published=content.published,
+        num_classes=content.num_classes,
         known_totals=known_totals or {},
-        count=count,
+        count=partial(_count, facts.counter),
     )
+
+
+def _count(counter: str, folder: Path) -> Counts:
+    """Imported when it is called: some counters import torch."""
+    module_name, _, attribute = counter.partition(":")
+    counts: Counts = getattr(importlib.import_module(module_name), attribute)(folder)
+    return counts
 
 
 def google_drive(file_id: str, file: str) -> Source:

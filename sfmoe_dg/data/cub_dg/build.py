@@ -26,7 +26,7 @@ from sfmoe_dg.data.builders.manifest import sha256_of
 from sfmoe_dg.data.cub_dg.names import FOLDER, MANIFEST, TABLE
 from sfmoe_dg.data.cub_dg.plan import BuildOptions, Plan, make_plan, split_name
 from sfmoe_dg.data.cub_dg.table import BirdTable, pyarrow_module, read_table, write_table
-from sfmoe_dg.data.cub_dg.work import Task, run_tasks
+from sfmoe_dg.data.cub_dg.work import StyleTask, run_tasks
 from sfmoe_dg.foundation.cores import file_threads, usable_cores
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.files import read_json, write_atomic
@@ -209,7 +209,7 @@ def _make_pictures(folder: Path, plan: Plan, jobs: int | None, progress: Progres
     for parent in {os.path.dirname(file) for file in plan.files}:
         (folder / parent).mkdir(parents=True, exist_ok=True)
     tasks = [
-        Task(plan.birds.root / "images", folder, batch, domains, plan.styles, str(plan.device))
+        StyleTask(plan.birds.root / "images", folder, batch, domains, plan.styles, str(plan.device))
         for batch in plan.batches
         if (domains := tuple(d for d in plan.domains if any(s.file(d) in missing for s in batch)))
     ]

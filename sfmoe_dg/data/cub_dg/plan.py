@@ -74,7 +74,7 @@ class StyleFile:
 
 
 @dataclass(frozen=True)
-class Source:
+class SourcePhoto:
     """One image of CUB that is there.
 
     Attributes:
@@ -118,7 +118,7 @@ class Plan:
     """
 
     birds: Birds
-    sources: tuple[Source, ...]
+    sources: tuple[SourcePhoto, ...]
     styles: tuple[StyleFile, ...]
     device: torch.device
     batch_size: int
@@ -135,9 +135,9 @@ class Plan:
         return [source.file(domain) for source in self.sources for domain in self.domains]
 
     @property
-    def batches(self) -> list[tuple[Source, ...]]:
+    def batches(self) -> list[tuple[SourcePhoto, ...]]:
         """Pictures of one size that pass the networks together."""
-        by_size: dict[tuple[int, int], list[Source]] = {}
+        by_size: dict[tuple[int, int], list[SourcePhoto]] = {}
         for source in self.sources:
             by_size.setdefault(source.placement.size, []).append(source)
         step = self.batch_size
@@ -193,7 +193,7 @@ def _described(style: StyleFile) -> dict[str, Any]:
     }
 
 
-def _origin(birds: Birds, source: Source) -> dict[str, Any]:
+def _origin(birds: Birds, source: SourcePhoto) -> dict[str, Any]:
     return {
         "id": int(birds.ids[source.row]),
         "split": split_name(birds, source.row),
@@ -269,7 +269,7 @@ def _weight_file(name: str, weights: Path | None) -> Path:
     raise UserError(f"{weights} holds {what}{hint}; name the file with --styles {name}=FILE")
 
 
-def _sources(birds: Birds, short_side: int | None, allow_missing: bool) -> tuple[Source, ...]:
+def _sources(birds: Birds, short_side: int | None, allow_missing: bool) -> tuple[SourcePhoto, ...]:
     rows = [row for row in range(len(birds)) if birds.image_path(row).is_file()]
     missing = len(birds) - len(rows)
     if not rows or (missing and not allow_missing):
@@ -283,7 +283,7 @@ def _sources(birds: Birds, short_side: int | None, allow_missing: bool) -> tuple
         return tuple(pool.map(lambda row: _source(birds, row, short_side), rows))
 
 
-def _source(birds: Birds, row: int, short_side: int | None) -> Source:
+def _source(birds: Birds, row: int, short_side: int | None) -> SourcePhoto:
     path = birds.image_path(row)
     try:
         content = path.read_bytes()
@@ -291,4 +291,4 @@ def _source(birds: Birds, row: int, short_side: int | None) -> Source:
         raise UserError(f"image {path} cannot be read ({error.strerror}); check the disk and the permissions") from None
     header = read_header(content, path)
     placement = Placement.of(header, short_side)
-    return Source(row, birds.paths[row], hashlib.sha256(content).hexdigest(), header.mode, placement)
+    return SourcePhoto(row, birds.paths[row], hashlib.sha256(content).hexdigest(), header.mode, placement)

@@ -97,7 +97,7 @@ class TransformerNet(nn.Module):
 
 
 @dataclass(frozen=True)
-class Style:
+class StyleNetwork:
     """A network with its weights.
 
     Attributes:
@@ -111,7 +111,7 @@ class Style:
     dropped: tuple[str, ...]
 
 
-def load_style(path: str | Path, device: torch.device | str = "cpu") -> Style:
+def load_style(path: str | Path, device: torch.device | str = "cpu") -> StyleNetwork:
     """Read a weight file of any width (PyTorch's, without running code from it, or safetensors).
 
     Raises:
@@ -128,7 +128,7 @@ def load_style(path: str | Path, device: torch.device | str = "cpu") -> Style:
     network = TransformerNet(widths)
     _check_tensors(path, weights, network.state_dict())
     network.load_state_dict(weights)
-    return Style(network.requires_grad_(False).eval().to(device), widths, dropped)
+    return StyleNetwork(network.requires_grad_(False).eval().to(device), widths, dropped)
 
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:

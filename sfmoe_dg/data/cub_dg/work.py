@@ -19,19 +19,19 @@ import torch
 
 from sfmoe_dg.data.cub_dg.names import NATURAL
 from sfmoe_dg.data.cub_dg.pictures import encode_jpeg, load_picture
-from sfmoe_dg.data.cub_dg.plan import Source, StyleFile
+from sfmoe_dg.data.cub_dg.plan import SourcePhoto, StyleFile
 from sfmoe_dg.data.cub_dg.styles import TransformerNet, load_style, stylise
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.files import write_atomic
 
 
 @dataclass(frozen=True)
-class Task:
+class StyleTask:
     """One batch for some domains, to be made by one process."""
 
     images: Path
     folder: Path
-    sources: tuple[Source, ...]
+    sources: tuple[SourcePhoto, ...]
     domains: tuple[str, ...]
     styles: tuple[StyleFile, ...]
     device: str
@@ -41,7 +41,7 @@ class Task:
         return len(self.sources) * len(self.domains)
 
 
-def run_tasks(tasks: Sequence[Task], jobs: int) -> Iterator[int]:
+def run_tasks(tasks: Sequence[StyleTask], jobs: int) -> Iterator[int]:
     """The number of pictures of each task, as they end; in this process if ``jobs`` is 1.
 
     Raises:
@@ -97,7 +97,7 @@ def _network(path: Path, sha256: str, device: str) -> TransformerNet:
     return load_style(path, device).network
 
 
-def _make(task: Task) -> int:
+def _make(task: StyleTask) -> int:
     """Make the pictures of one task and return their number.
 
     The whole batch is computed whatever is missing of it: with fewer pictures in it, a GPU may round differently.
@@ -115,5 +115,5 @@ def _make(task: Task) -> int:
     return task.num_pictures
 
 
-def _natural(task: Task, source: Source, picture: np.ndarray) -> bytes:
+def _natural(task: StyleTask, source: SourcePhoto, picture: np.ndarray) -> bytes:
     return (task.images / source.path).read_bytes() if source.is_copied else encode_jpeg(picture)

@@ -16,8 +16,9 @@ from pathlib import PurePosixPath
 import numpy as np
 from PIL import Image
 
-from sfmoe_dg.data.catalog import IMAGE_EXTENSIONS, DatasetFacts
 from sfmoe_dg.data.domains import Domain, DomainDataset
+from sfmoe_dg.data.facts.dataset_facts import DatasetFacts
+from sfmoe_dg.data.facts.image_folders import IMAGE_EXTENSIONS
 from sfmoe_dg.foundation.cores import file_threads
 from sfmoe_dg.foundation.errors import UserError
 

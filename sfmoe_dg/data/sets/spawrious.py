@@ -11,7 +11,9 @@ them, which differs between machines; here they are the first by name.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from sfmoe_dg.data.catalog import DatasetFacts
@@ -144,3 +146,14 @@ def list_part(root: str, part: Part) -> list[str]:
     if not files:
         raise UserError(f"{folder} holds no image, which Spawrious needs; get it again, see datasets/spawrious.md")
     return files[: part.limit]
+
+
+def count(folder: Path) -> dict[str, Counter[str]]:
+    """Images of every domain of the six data sets, by breed; see ``DatasetFacts.counter``."""
+    counts: dict[str, Counter[str]] = {}
+    for name in RULES:
+        for domain, chosen in parts(name).items():
+            here = counts.setdefault(f"{name.removeprefix('Spawrious')} {domain}", Counter())
+            for part in chosen:
+                here[part.breed] += len(list_part(str(folder), part))
+    return counts
