@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from sfmoe_dg.training.reporters.reporter import Reporter
+
 if TYPE_CHECKING:
     from sfmoe_dg.algorithms.base import Values
     from sfmoe_dg.runs.lease import Owner
@@ -17,7 +19,7 @@ SHOWN_SECONDS = 1.0
 """The progress bar's loss is no older than that."""
 
 
-class ConsoleReporter:
+class ConsoleReporter(Reporter):
     """Shows a run: a progress bar where there is a terminal, a line per evaluation everywhere, and out.txt."""
 
     def __init__(self, folder: Path, on_start: Callable[[], None] = lambda: None) -> None:

@@ -23,15 +23,15 @@ from sfmoe_dg.runs.spec import RunSpec
 from sfmoe_dg.training.checkpoint import Position, Random, load_state, remove_leftovers, save_state
 from sfmoe_dg.training.evaluate import evaluate, validation_loss
 from sfmoe_dg.training.model_file import save_model, save_trained
-from sfmoe_dg.training.pending_values import Seen
+from sfmoe_dg.training.pending_values import PendingValues
 from sfmoe_dg.training.prepare import Execution, Setup, describe, prepare
-from sfmoe_dg.training.reporters.reporter import Quiet, Reporter
+from sfmoe_dg.training.reporters.reporter import Reporter
 
 PROGRESS_SECONDS = 10.0
 
 
 class Stopped(Exception):
-    """The run was asked to stop, and has saved what it needs to go on; ``step`` is None if it had not begun."""
+    """The run was asked to stop and has saved its checkpoint; ``step`` is None if it had not begun."""
 
     def __init__(self, step: int | None) -> None:
         super().__init__(step)
@@ -39,7 +39,7 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Asked between steps and between batches of an evaluation; the command line sets it from a signal handler."""
+    """Training looks at ``requested`` between steps and between batches of an evaluation; a signal handler sets it."""
 
     requested = False
 
@@ -53,8 +53,8 @@ def train(
 ) -> None:
     """Train one run and write its folder; ``done`` comes last.
 
-    A run that was interrupted goes on from its last checkpoint, and its records, predictions and weights are those of
-    a run that was not. One that left records but no checkpoint starts again; those records are kept as
+    An interrupted run goes on from its last checkpoint; its records, predictions and weights are the same as without
+    the interruption. A run that left records but no checkpoint starts again; the old records are kept as
     ``results.interrupted.jsonl``.
 
     Raises:
@@ -67,7 +67,7 @@ def train(
     _refuse_done(folder)
     if world.leads:
         refuse_living_owner(folder)
-    reporter = reporter or Quiet()
+    reporter = reporter or Reporter()
     setup = prepare(spec, execution)
     try:
         with _held(folder, world, reporter) as lease:
@@ -84,10 +84,10 @@ def _refuse_done(folder: Path) -> None:
 
 @contextmanager
 def _held(folder: Path, world: World, reporter: Reporter) -> Iterator[Lease | None]:
-    """The folder's lease; of several processes the leading one holds it for all, and the others wait until it does.
+    """Hold the folder's lease. The leading process holds it for all, and the other processes wait until it does.
 
-    A folder that is made here vanishes again if bad input (an image that does not decode) ends the run before its
-    first record.
+    If bad input (an image that does not decode) ends the run before its first record, a folder that was made here is
+    removed again.
     """
     made, emptied = [path for path in (folder, *folder.parents) if not path.exists()], False
     if world.leads:
@@ -108,7 +108,7 @@ def _held(folder: Path, world: World, reporter: Reporter) -> Iterator[Lease | No
 
 
 def _empty(folder: Path, lease: Lease) -> bool:
-    """Delete what a run has written before its first record; False, and nothing is touched, if there is more."""
+    """Delete what a run wrote before its first record. If there is more, touch nothing and return False."""
     entries = [path for path in folder.iterdir() if path != lease.path]
     has_more = any(path.is_dir() or path.name in (RESULTS, CHECKPOINT, "done") for path in entries)
     if has_more or not lease.holds():
@@ -119,12 +119,12 @@ def _empty(folder: Path, lease: Lease) -> bool:
 
 
 class _Training:
-    """One run under way in a folder that this process holds, or the leading one of several that do the same."""
+    """One run in training, in a folder whose lease this process or the leading one holds."""
 
     def __init__(self, setup: Setup, folder: Path, lease: Lease | None, reporter: Reporter, stop: StopRequest) -> None:
         self.setup, self.folder, self.lease, self.reporter, self.stop = setup, folder, lease, reporter, stop
         self.world = setup.execution.world
-        self.seen = Seen()
+        self.seen = PendingValues()
         self.last_save = self.last_progress = time.monotonic()
         self.begun, self.first_step = time.monotonic(), 0
 
@@ -136,11 +136,11 @@ class _Training:
         notice = self._open_folder(position)
         self.setup.algorithm.train()
         self.reporter.started(self.setup, position.step + 1, notice)
-        self.seen = Seen(position.seen)
+        self.seen = PendingValues(position.seen)
         self.first_step = position.step + 1
         if position.due:
             self._evaluate(position.step, Random.now(self.setup.device), dict(position.record))
-            self.begun = time.monotonic()  # it belongs to a step of the start before
+            self.begun = time.monotonic()  # this evaluation belongs to a step of the process before
         self._train_steps(position.step + 1)
         self._finish()
 
@@ -152,14 +152,14 @@ class _Training:
             )
 
     def _open_folder(self, position: Position) -> str:
-        """Bring the folder to where the run goes on; returns what the user should know about it."""
+        """Cut the records back to the checkpoint and write run.json; returns a sentence for the user."""
         if not self.world.leads:
             return ""
         results = self.folder / RESULTS
         notice = position.notice
         if position.step >= 0:
             with results.open("ab") as file:
-                # Records after the checkpoint are made again, the same.
+                # The run makes the records after the checkpoint again.
                 file.truncate(position.records_bytes)
             notice = notice or f"goes on after step {position.step}"
         elif results.exists() and results.stat().st_size:
@@ -177,7 +177,7 @@ class _Training:
             self.seen.add(values)
             due = batch.step % setup.checkpoint_freq == 0 or batch.step == setup.steps - 1
             if due:
-                self.seen.numbers()  # the device catches up: steps' time must not be counted as the evaluation's
+                self.seen.numbers()  # wait for the device, so that the steps' time is not counted as the evaluation's
             self.seen.add({"step_time": time.time() - started})
             self.reporter.stepped(batch.step, values)
             random = Random.now(setup.device)
@@ -187,7 +187,7 @@ class _Training:
             started = time.time()
 
     def _evaluate(self, step: int, random: Random, record: dict[str, Any]) -> None:
-        """Evaluate, add the record, and save; ``record`` is the part that was known before an interruption."""
+        """Evaluate, append the record, and save; ``record`` holds what was measured before an interruption."""
         setup, algorithm = self.setup, self.setup.algorithm
         self.reporter.evaluating(step)
         if setup.validation_loader is not None and algorithm.needs_validation_loss and "validation_loss" not in record:
@@ -213,11 +213,11 @@ class _Training:
         self._note_progress(step)
 
     def _evaluation_pulse(self, step: int, random: Random, record: dict[str, Any]) -> Callable[[], None]:
-        # Processes that share an evaluation are not at the same batch together, so none can stop or save there.
+        # Processes that share an evaluation are at different batches, so they cannot stop or save together there.
         return (lambda: None) if self.world.shared else lambda: self._pulse(step, True, random, record)
 
     def _pulse(self, step: int, due: bool, random: Random, record: dict[str, Any]) -> None:
-        """Stop if that was asked for, and save if it is time; ``random`` is the state of the generators to save.
+        """Stop if a stop is requested, and save if it is time; ``random`` holds the generators' states to save.
 
         Raises:
             Stopped: after saving.
@@ -245,7 +245,7 @@ class _Training:
             self.lease.check()
 
     def _note_progress(self, step: int) -> None:
-        """For ``sfmoe-dg status``: how far the run is, and how fast it goes, evaluations included."""
+        """Write the step and the seconds per step, evaluations included; ``sfmoe-dg status`` reads them."""
         passed = step + 1 - self.first_step
         if not self.world.leads or not passed:
             return

@@ -1,7 +1,7 @@
-"""Batches for training and evaluation, the same whatever the number of workers and wherever a run starts.
+"""Batches for training and evaluation. They do not depend on the number of workers or on where a run starts.
 
-A loader holds no random state. What a step draws follows from (seed, purpose, domain, step), and every augmented
-image gets a seed of its own, so a batch can be made again at any time. ``workers.py`` reads what is drawn here.
+A loader has no random state. What a step draws follows from (seed, purpose, domain, step), and each augmented image has
+its own seed, so any batch can be made again. ``workers.py`` reads what is drawn here.
 
 Legend: B images of one request, C channels, H height, W width.
 """
@@ -27,11 +27,11 @@ from sfmoe_dg.foundation.seeds import generator
 ALONE = World()
 
 IndicesByDomain: TypeAlias = Mapping[int, np.ndarray]
-"""For some domains, which of their images: domain → int64 positions."""
+"""Some images of some domains: domain → int64 positions."""
 
 
 class TrainBatch(NamedTuple):
-    """One step: per training domain (x [B, C, H, W], y [B]), and per unlabeled domain x, or None without such."""
+    """One step: (x [B, C, H, W], y [B]) per training domain, and x per unlabeled domain, or None if there are none."""
 
     step: int
     minibatches: list[tuple[torch.Tensor, torch.Tensor]]
@@ -39,10 +39,10 @@ class TrainBatch(NamedTuple):
 
 
 class TrainLoader:
-    """Draws with replacement from the in-split of every training domain, a batch from each at every step.
+    """Draws one batch per training domain at every step, with replacement, from its in-split.
 
     Args:
-        dataset, splits: as ``data.build`` and ``split_domains`` return them.
+        dataset, splits: from ``build_dataset`` and ``split_domains``.
         train_envs: the domains to train on, in the order of the minibatches.
         batch_size: images per domain.
         transform: for images that lie in files; those in memory are used as they are.
@@ -124,14 +124,15 @@ class EvalLoader:
 
     Args:
         indices: one array per domain, the positions of the images that are read; None: all images.
-        transforms: one per domain. An augmenting one draws anew at every evaluation step (DomainBed evaluates
-            training domains through their augmentation).
+        transforms: one per domain. One that augments draws anew at every evaluation (DomainBed evaluates training
+            domains through their augmentation).
         batch_size: images per batch; the last one of a domain may be smaller.
-        shuffled: in an order that the seed decides instead of that of the files, so that a batch is a fair sample.
+        shuffled: read in an order that the seed decides, so that a batch is a random sample.
         world: which of how many processes this one is; each reads every ``size``-th batch.
-        in_step: the processes must read equally many batches; those that would have one less read the first again.
-        keep_bytes: of images in files that are not augmented, so many bytes of pixels are decoded only once.
-        The others are those of ``TrainLoader``.
+        in_step: all processes read equally many batches; a process that would have one less reads the first one again.
+        keep_bytes: how many bytes of decoded pixels are kept for later evaluations, of images in files that are not
+            augmented.
+        The other arguments are those of ``TrainLoader``.
     """
 
     def __init__(

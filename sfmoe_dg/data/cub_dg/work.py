@@ -1,4 +1,4 @@
-"""Pictures made by several processes, one thread each, every file written whole or not at all."""
+"""Make pictures in several processes, with one thread each; files are written atomically."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sfmoe_dg.foundation.files import write_atomic
 
 @dataclass(frozen=True)
 class StyleTask:
-    """One batch for some domains, to be made by one process."""
+    """One batch of photos in some domains, for one process."""
 
     images: Path
     folder: Path
@@ -42,7 +42,7 @@ class StyleTask:
 
 
 def run_tasks(tasks: Sequence[StyleTask], jobs: int) -> Iterator[int]:
-    """The number of pictures of each task, as they end; in this process if ``jobs`` is 1.
+    """Run tasks, in this process if ``jobs`` is 1; yields each task's number of pictures when it is done.
 
     Raises:
         UserError: if a picture cannot be made or a process dies.
@@ -68,7 +68,7 @@ def run_tasks(tasks: Sequence[StyleTask], jobs: int) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Sums are split among threads, and so their last bits would depend on the number of cores."""
+    """With more threads, the last bits of sums would depend on the number of cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -78,13 +78,13 @@ def _one_thread() -> Iterator[None]:
 
 
 def _prepare_process() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's business
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process acts on Ctrl-C
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A killed build must not leave processes behind that wait for tasks for ever."""
+    """End this process when its parent is killed; otherwise it would wait for tasks for ever."""
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
@@ -93,14 +93,14 @@ def _end_with_parent() -> None:
 
 @lru_cache(maxsize=16)
 def _network(path: Path, sha256: str, device: str) -> TransformerNet:
-    """Loaded once per process; the checksum is there to tell a file from one that took its place."""
+    """Loaded once per process; ``sha256`` is part of the cache's key, in case the file is replaced."""
     return load_style(path, device).network
 
 
 def _make(task: StyleTask) -> int:
     """Make the pictures of one task and return their number.
 
-    The whole batch is computed whatever is missing of it: with fewer pictures in it, a GPU may round differently.
+    The whole batch is computed even if some pictures are there: with a smaller batch, a GPU may round otherwise.
     """
     pictures = np.stack([load_picture(task.images / source.path, source.placement) for source in task.sources])
     styles = {style.domain: style for style in task.styles}
