@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from sfmoe_dg.algorithms.base import Algorithm, Precision
 from sfmoe_dg.algorithms.registry import ALGORITHMS
 from sfmoe_dg.data.batches.device_augment import TensorTransform
 from sfmoe_dg.data.batches.kept_pixels import KEEP_BYTES
-from sfmoe_dg.data.batches.loaders import ALONE, EvalLoader, TrainLoader
+from sfmoe_dg.data.batches.loaders import ALONE, EvalLoader, Reading, TrainLoader
 from sfmoe_dg.data.batches.transforms import ImageTransform
 from sfmoe_dg.data.build import RunData, open_data
 from sfmoe_dg.data.catalog import CATALOG
@@ -188,35 +189,35 @@ def make_loaders(
     dataset, splits, train_envs = data.dataset, data.splits, data.train_envs
     clean = clean_transform(spec.options.images, dataset, algorithm)
     augmented = replace(clean, augment=bool(algorithm.hparams["data_augmentation"]), crop=data.facts.crops)
-    reading = {
-        "seed": spec.seed,
-        "num_workers": execution.num_workers,
-        "device": device,
-        "world": execution.world,
-    }
+    reading = Reading(execution.num_workers, device, world=execution.world)
     train = TrainLoader(
         dataset,
         splits,
         train_envs,
         algorithm.hparams["batch_size"],
         augmented,
+        seed=spec.seed,
         class_balanced=algorithm.hparams["class_balanced"],
         unlabeled_envs=spec.test_envs if spec.task == "domain_adaptation" else (),
-        **reading,
+        reading=reading,
     )
-    reading |= {
-        "batch_size": execution.eval_batch_size,
-        "shuffled": algorithm.predicts_in_context,
-        "in_step": execution.parallel != "ddp",
-        "keep_bytes": KEEP_BYTES,
-    }
+    eval_loader = partial(
+        EvalLoader,
+        dataset,
+        seed=spec.seed,
+        batch_size=execution.eval_batch_size,
+        shuffled=algorithm.predicts_in_context,
+        in_step=execution.parallel != "ddp",
+        keep_bytes=KEEP_BYTES,
+        reading=reading,
+    )
     through_augmentation = train_envs if spec.options.eval_transforms == "train" else []
     transforms = [augmented if env in through_augmentation else clean for env in range(len(dataset))]
-    evaluation = EvalLoader(dataset, [split.used for split in splits], transforms, **reading)
+    evaluation = eval_loader([split.used for split in splits], transforms)
     if not (validate or algorithm.needs_validation_loss):
         return train, evaluation, None
     outs = [split.out if env in train_envs else split.out[:0] for env, split in enumerate(splits)]
-    return train, evaluation, EvalLoader(dataset, outs, [clean] * len(dataset), **reading)
+    return train, evaluation, eval_loader(outs, [clean] * len(dataset))
 
 
 def clean_transform(images: str, dataset: DomainDataset, algorithm: Algorithm) -> ImageTransform:

@@ -141,7 +141,7 @@ def test_wilds_only_when_asked_and_never_the_network(root: Path) -> None:
         "import os\n"
         "from PIL import Image\n"
         "import sfmoe_dg.training.loop, sfmoe_dg.cli.main, sfmoe_dg.data.sets.wilds, sfmoe_dg.data.sets.spawrious\n"
-        "from sfmoe_dg import data\n"
+        "from sfmoe_dg.data.build import build_dataset\n"
         "build_dataset('StyledDigits')\n"
         "print('wilds' in sys.modules, 'outdated' in sys.modules)\n"
         "limit, threads = Image.MAX_IMAGE_PIXELS, threading.active_count()\n"

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from sfmoe_dg.algorithms.base import Algorithm, Precision
-from sfmoe_dg.data.batches.loaders import EvalLoader
+from sfmoe_dg.data.batches.loaders import EvalLoader, Reading
 from sfmoe_dg.data.batches.workers import DomainBatch
 from sfmoe_dg.data.build import open_data
 from sfmoe_dg.data.catalog import CATALOG
@@ -129,8 +129,7 @@ class OpenedRun:
             seed=self.spec.seed,
             batch_size=batch_size,
             shuffled=self.algorithm.predicts_in_context,
-            num_workers=num_workers,
-            device=self.device,
+            reading=Reading(num_workers, self.device),
         )
         try:
             yield from loader.batches()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -30,6 +31,23 @@ IndicesByDomain: TypeAlias = Mapping[int, np.ndarray]
 """Some images of some domains: domain → int64 positions."""
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How a loader reads. Apart from a process's share, it changes no batch.
+
+    Attributes:
+        num_workers: worker processes for images in files; None: up to 4, as many as there are spare cores.
+        device: where the batches are put.
+        start_method: how worker processes start ("fork", "spawn", "forkserver"); None: the platform's default.
+        world: which of how many processes this one is; each reads its share.
+    """
+
+    num_workers: int | None = None
+    device: torch.device | str = "cpu"
+    start_method: str | None = None
+    world: World = ALONE
+
+
 class TrainBatch(NamedTuple):
     """One step: (x [B, C, H, W], y [B]) per training domain, and x per unlabeled domain, or None if there are none."""
 
@@ -47,12 +65,9 @@ class TrainLoader:
         batch_size: images per domain.
         transform: for images that lie in files; those in memory are used as they are.
         seed: the run's seed.
-        num_workers: worker processes for images in files; None: up to 4, as many as there are spare cores.
         class_balanced: draw every class of a domain equally often (DomainBed's weights, 1 / (count · classes)).
         unlabeled_envs: the domains whose uda-split is drawn from as well, for domain adaptation.
-        device: where the batches are put.
-        start_method: how worker processes start ("fork", "spawn", "forkserver"); None: the platform's default.
-        world: which of how many processes this one is; each reads its share of every minibatch.
+        reading: of several processes, each reads its share of every minibatch.
 
     Raises:
         UserError: if a domain has fewer images than a batch, an unlabeled one has none, or a batch cannot be divided
@@ -68,12 +83,9 @@ class TrainLoader:
         transform: ImageTransform,
         *,
         seed: int,
-        num_workers: int | None = None,
         class_balanced: bool = False,
         unlabeled_envs: Sequence[int] = (),
-        device: torch.device | str = "cpu",
-        start_method: str | None = None,
-        world: World = ALONE,
+        reading: Reading = Reading(),
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}; it must be at least 1")
@@ -86,7 +98,7 @@ class TrainLoader:
                     "--uda_holdout_fraction above 0"
                 )
         self._batch_size, self._seed = batch_size, seed
-        self._share = share_of(batch_size, world)
+        self._share = share_of(batch_size, reading.world)
         self._num_labeled = len(train_envs)
         drawn_from = [("train", env, splits[env].in_) for env in train_envs]
         drawn_from += [("unlabeled", env, splits[env].uda) for env in unlabeled_envs]
@@ -95,7 +107,7 @@ class TrainLoader:
             for purpose, env, indices in drawn_from
         ]
         self._augment = transform.augment and not dataset.in_memory
-        self._reader = Reader(dataset, [transform] * len(dataset), num_workers, device, start_method)
+        self._reader = _reader(dataset, [transform] * len(dataset), reading)
 
     def requests(self, step: int) -> tuple[Request, ...]:
         """What this process reads in one step: training domains first, then unlabeled ones."""
@@ -128,11 +140,10 @@ class EvalLoader:
             domains through their augmentation).
         batch_size: images per batch; the last one of a domain may be smaller.
         shuffled: read in an order that the seed decides, so that a batch is a random sample.
-        world: which of how many processes this one is; each reads every ``size``-th batch.
         in_step: all processes read equally many batches; a process that would have one less reads the first one again.
         keep_bytes: how many bytes of decoded pixels are kept for later evaluations, of images in files that are not
             augmented.
-        The other arguments are those of ``TrainLoader``.
+        reading: of several processes, each reads every ``size``-th batch.
     """
 
     def __init__(
@@ -144,12 +155,9 @@ class EvalLoader:
         seed: int,
         batch_size: int = 128,
         shuffled: bool = False,
-        num_workers: int | None = None,
-        device: torch.device | str = "cpu",
-        start_method: str | None = None,
-        world: World = ALONE,
         in_step: bool = False,
         keep_bytes: int = 0,
+        reading: Reading = Reading(),
     ) -> None:
         assert len(transforms) == len(dataset)
         self._dataset, self._seed, self._batch_size = dataset, seed, batch_size
@@ -158,11 +166,9 @@ class EvalLoader:
             self._indices = [np.sort(own) for own in indices]
         if shuffled:
             self._indices = [generator(seed, "eval", env).permutation(own) for env, own in enumerate(self._indices)]
-        self.world, self._in_step = world, in_step
+        self.world, self._in_step = reading.world, in_step
         self._augment = [transform.augment and not dataset.in_memory for transform in transforms]
-        self._reader = Reader(
-            dataset, transforms, num_workers, device, start_method, KeptPixels(keep_bytes) if keep_bytes else None
-        )
+        self._reader = _reader(dataset, transforms, reading, KeptPixels(keep_bytes) if keep_bytes else None)
 
     def _plan(self, step: int, envs: Sequence[int], only: IndicesByDomain) -> Iterator[tuple[Request, ...]]:
         for env in envs:
@@ -209,6 +215,12 @@ class EvalLoader:
     def close(self) -> None:
         """End the worker processes; the next ``batches`` starts new ones."""
         self._reader.close()
+
+
+def _reader(
+    dataset: DomainDataset, transforms: Sequence[ImageTransform], reading: Reading, kept: KeptPixels | None = None
+) -> Reader:
+    return Reader(dataset, transforms, reading.num_workers, reading.device, reading.start_method, kept)
 
 
 class _DrawPool:
