@@ -40,7 +40,7 @@ from torchvision import transforms as tv
 
 from sfmoe_dg.data.batches.cache import cached
 from sfmoe_dg.data.batches.device_augment import TensorTransform
-from sfmoe_dg.data.batches.loaders import TrainLoader
+from sfmoe_dg.data.batches.loaders import Reading, TrainLoader
 from sfmoe_dg.data.batches.transforms import IMAGENET_MEAN, IMAGENET_STD, ImageTransform
 from sfmoe_dg.data.build import build_dataset
 from sfmoe_dg.data.domains import Domain, DomainDataset
@@ -169,7 +169,7 @@ def contenders(args: argparse.Namespace, cache_dir: str) -> tuple[list[Contender
 
     def ours(source: DomainDataset, transform: ImageTransform) -> Ours:
         return Ours(TrainLoader(source, splits, train_envs, args.batch_size, transform, seed=0,
-                                num_workers=args.num_workers))  # fmt: skip
+                                reading=Reading(args.num_workers)))  # fmt: skip
 
     augment = {"augment": True, "size": SIZE}
     found = [

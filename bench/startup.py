@@ -71,7 +71,7 @@ def put_hooks(stages: Stages) -> None:
     from sfmoe_dg.training import prepare
 
     prepare.open_data = stages.timed("data", prepare.open_data)
-    prepare._build_algorithm = stages.timed("model", prepare._build_algorithm)
+    prepare.build_learner = stages.timed("model", prepare.build_learner)
     train.prepare = stages.timed("other preparation", train.prepare)
     train.evaluate = stages.timed("evaluation", train.evaluate)
     for name in ("save_state", "save_trained", "append_record", "write_progress"):

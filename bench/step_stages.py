@@ -30,7 +30,7 @@ from sfmoe_dg.algorithms.registry import default_hparams
 from sfmoe_dg.analysis.efficiency.compute import peak_memory, prediction_macs, random_minibatches, synchronize
 from sfmoe_dg.runs.spec import Options
 from sfmoe_dg.training.fast_options import speed_up
-from sfmoe_dg.training.pending_values import Seen
+from sfmoe_dg.training.pending_values import PendingValues
 
 NETWORKS = {
     "ResNet-18": "resnet18",
@@ -59,7 +59,7 @@ class Bench:
         per_domain = max(1, args.images // DOMAINS)
         self.minibatches = random_minibatches(SHAPE, CLASSES, DOMAINS, per_domain, self.device)
         self.images = torch.cat([x for x, _ in self.minibatches])
-        self.seen = Seen()
+        self.seen = PendingValues()
 
     def timed(self, run: Callable[[], Any]) -> tuple[float, Any]:
         """Seconds until the device has finished what ``run`` asked of it, and what came back."""

@@ -26,7 +26,7 @@ from typing import Any
 from device_rates import PEAK_TFLOPS, assumed, measured
 
 from sfmoe_dg.algorithms.registry import hparam_table
-from sfmoe_dg.data.catalog import facts
+from sfmoe_dg.data.catalog import CATALOG
 from sfmoe_dg.foundation.durations import duration
 from sfmoe_dg.runs.hparams import resolve
 from sfmoe_dg.runs.spec import RunSpec
@@ -68,7 +68,7 @@ def num_evaluations(steps: int, freq: int) -> int:
 
 def work_of(run: RunSpec) -> Work:
     """One run of a data set whose images are counted in the catalog."""
-    entry = facts(run.dataset)
+    entry = CATALOG.load(run.dataset)
     hparams = resolve(hparam_table(run.algorithm, run.dataset), run.hparams_seed, run.trial_seed, {})
     steps, freq = run.steps or entry.steps, run.checkpoint_freq or entry.checkpoint_freq
     training = [n for i, n in enumerate(entry.counts) if i not in run.test_envs]

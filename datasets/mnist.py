@@ -4,23 +4,18 @@ import sys
 
 from torchvision.datasets import MNIST
 
-from sfmoe_dg.data.builders.layouts import count_idx, mnist_files
-from sfmoe_dg.data.builders.recipe import Recipe, Source
+from sfmoe_dg.data.builders.layouts import mnist_files
+from sfmoe_dg.data.builders.recipe import Source, from_catalog
 from sfmoe_dg.data.builders.script import main
 
-RECIPE = Recipe(
-    name="MNIST",
-    folder="MNIST",
-    sources=tuple(
-        # Address and MD5 are those that torchvision holds.
+RECIPE = from_catalog(
+    "RotatedMNIST",
+    # Address and MD5 are those that torchvision holds.
+    *(
         Source(url=f"{MNIST.mirrors[0]}{file}", file=file, page=" or ".join(MNIST.mirrors), md5=md5, extract=False)
         for file, md5 in MNIST.resources
     ),
     prepare=mnist_files,
-    domains=("train", "test"),
-    published={"train": 60000, "test": 10000},
-    num_classes=10,
-    count=count_idx,
 )
 
 if __name__ == "__main__":

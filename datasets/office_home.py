@@ -5,12 +5,14 @@ import sys
 from sfmoe_dg.data.builders.layouts import image_folders
 from sfmoe_dg.data.builders.recipe import from_catalog, google_drive
 from sfmoe_dg.data.builders.script import main
-from sfmoe_dg.data.catalog import facts
+from sfmoe_dg.data.catalog import CATALOG
 
 RECIPE = from_catalog(
     "OfficeHome",
     google_drive("1uY0pj7oFsjMxRwaD3Sxy0jgel0fsYXLC", "office_home.zip"),
-    prepare=image_folders(facts("OfficeHome").domains, aliases={"Real World": ("Real_World", "RealWorld", "Real")}),
+    prepare=image_folders(
+        CATALOG.load("OfficeHome").domains, aliases={"Real World": ("Real_World", "RealWorld", "Real")}
+    ),
 )
 
 if __name__ == "__main__":

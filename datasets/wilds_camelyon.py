@@ -2,7 +2,7 @@
 
 import sys
 
-from sfmoe_dg.data.builders.layouts import count_camelyon, one_folder
+from sfmoe_dg.data.builders.layouts import one_folder
 from sfmoe_dg.data.builders.recipe import Source, from_catalog
 from sfmoe_dg.data.builders.script import main
 
@@ -14,7 +14,6 @@ RECIPE = from_catalog(
         page="https://wilds.stanford.edu/downloads",
     ),
     prepare=one_folder(("metadata.csv", "patches"), release="RELEASE_v1.0.txt"),
-    count=count_camelyon,
 )
 
 if __name__ == "__main__":

@@ -9,18 +9,19 @@ import torch
 from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
 from sfmoe_dg.analysis.subject.opened import OpenedRun
 from sfmoe_dg.analysis.subject.subject import Subject
+from sfmoe_dg.data.build import open_data
+from sfmoe_dg.data.catalog import CATALOG
 from sfmoe_dg.runs.spec import RunSpec
-from sfmoe_dg.training.prepare import open_data
 
 
 def opened_run(algorithm: str = "SFMoE", **hparams: object) -> OpenedRun:
     """An untrained model on StyledDigits, neon held out, as a run that was opened again."""
     spec = RunSpec("StyledDigits", algorithm, (3,))
-    dataset, splits = open_data(spec)
+    data = open_data(CATALOG.load(spec.dataset), spec)
     torch.manual_seed(0)
     values = default_hparams(algorithm, spec.dataset) | {"pretrained": False} | hparams
-    model = ALGORITHMS.load(algorithm)(dataset.input_shape, dataset.num_classes, 3, values).eval()
-    return OpenedRun(Path("run"), spec, model, dataset, splits, "cpu")
+    model = ALGORITHMS.load(algorithm)(data.dataset.input_shape, data.dataset.num_classes, 3, values).eval()
+    return OpenedRun(Path("run"), spec, model, data.dataset, data.splits, "cpu")
 
 
 def subject_of(run: OpenedRun, other: OpenedRun | None = None, **looked_at: object) -> Subject:

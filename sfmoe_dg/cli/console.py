@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from sfmoe_dg.runs.folder import RunFolder
+from sfmoe_dg.training.reporters.reporter import Reporter
 
 if TYPE_CHECKING:
     from sfmoe_dg.algorithms.base import Values
@@ -19,7 +20,7 @@ SHOWN_SECONDS = 1.0
 """The progress bar's loss is no older than that."""
 
 
-class ConsoleReporter:
+class ConsoleReporter(Reporter):
     """Shows a run: a progress bar where there is a terminal, a line per evaluation everywhere, and out.txt."""
 
     def __init__(self, folder: Path, on_start: Callable[[], None] = lambda: None) -> None:
@@ -104,8 +105,8 @@ def describe_run(setup: Setup) -> list[str]:
     names = setup.dataset.domain_names
     held_out = ", ".join(names[i] for i in setup.spec.test_envs)
     device = f"device {setup.device}"
-    if setup.world.shared:
-        device += f" and {setup.world.size - 1} more ({setup.execution.parallel})"
+    if setup.execution.world.shared:
+        device += f" and {setup.execution.world.size - 1} more ({setup.execution.parallel})"
     lines = [f"{setup.spec}", f"{device}, {setup.num_parameters:,} parameters, held out: {held_out}", "hparams:"]
     lines += [f"  {name}: {value}" for name, value in sorted(setup.hparams.items())]
     lines.append("images (in + out):")

@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from sfmoe_dg.foundation.devices import pick_device
 from sfmoe_dg.foundation.processes import World, join, leave
 from sfmoe_dg.training.loop import Stopped
-from sfmoe_dg.training.prepare import Setup, pick_device
-from sfmoe_dg.training.reporters.reporter import Quiet
+from sfmoe_dg.training.prepare import Setup
+from sfmoe_dg.training.reporters.reporter import Reporter
 
 
 def by_torchrun() -> bool:
@@ -22,8 +23,8 @@ def launched() -> World:
     return World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if by_torchrun() else World()
 
 
-class Follower(Quiet):
-    """The reporter of a process that another one speaks for."""
+class Follower(Reporter):
+    """Shows nothing: another process speaks for this one."""
 
     def __init__(self, on_start: Callable[[], None]) -> None:
         self._on_start = on_start

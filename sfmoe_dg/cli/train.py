@@ -188,9 +188,10 @@ def _speaker() -> Callable[[str], None]:
 
 def _train(args: argparse.Namespace, signals: StopSignals) -> int:
     from sfmoe_dg.cli.processes import by_torchrun, launched, together
+    from sfmoe_dg.foundation.devices import pick_device
     from sfmoe_dg.foundation.glibc_memory import keep_freed_memory
     from sfmoe_dg.training.loop import train
-    from sfmoe_dg.training.prepare import Execution, pick_device
+    from sfmoe_dg.training.prepare import Execution
 
     world, say, spec = launched(), _speaker(), make_spec(args)
     if args.parallel != "ddp" and not by_torchrun():

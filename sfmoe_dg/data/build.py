@@ -1,60 +1,80 @@
-"""From the name of a data set to batches on the device.
+"""Open a data set, and split it as a run does.
 
-The public interface, in the order in which a run uses it::
+The whole way from a name to batches::
 
-    from sfmoe_dg.data.catalog import CATALOG, DatasetFacts, facts          # no torch
-    facts("PACS").labels                                                    # ('A', 'C', 'P', 'S')
+    seed_everything(seed)                                            # first: see below
+    dataset = build_dataset("PACS", data_dir)                        # lists files and labels, decodes nothing
+    splits = split_domains(dataset, test_envs=[0], trial_seed=0)     # index arrays: splits[i].in_, .out, .uda
+    clean = ImageTransform(size=224)
+    augmented = ImageTransform(size=224, augment=True)
+    train = TrainLoader(dataset, splits, [1, 2, 3], 32, augmented, seed=seed)
+    for step, minibatches, unlabeled in train.batches(0, 5001):      # minibatches: [(x, y)], one per training domain
+        ...
+    used = [split.used for split in splits]
+    evaluation = EvalLoader(dataset, used, [clean] * len(dataset), seed=seed)
+    for env, indices, x, y in evaluation.batches():                  # every image once
+        ...
+    train.close(), evaluation.close()                                # end the worker processes
 
-    from sfmoe_dg.data.build import build_dataset                            # no torch until it is called
-    seed_everything(seed)                                                   # first: see below
-    dataset = build_dataset(name, data_dir, on_bad_image="error")           # "error" | "skip" -> DomainDataset
-    dataset = cached(dataset, folder)                                       # batches.cache: decoded once, for all runs
-    dataset.domains[i].targets                                              # int64 [N], no image decoded
-    dataset.domain_names, .labels, .class_names, .num_classes, .input_shape, .skipped, .ignored, .in_memory
+``x`` is float [B, C, H, W] and ``y`` int64 [B]; both are on the loader's device.
 
-    from sfmoe_dg.data.splits import DomainSplit, check_batch_size, count_shared_identities, split_domains
-    splits = split_domains(dataset, test_envs, trial_seed=0, holdout_fraction=0.2, uda_fraction=0.0, policy="random")
-    splits[i].in_, splits[i].out, splits[i].uda                             # int64 index arrays into domain i
-    check_batch_size(dataset, splits, train_envs, batch_size)               # UserError names domain, size and batch
-
-    from sfmoe_dg.data.batches.transforms import ImageTransform
-    clean = ImageTransform(size=224, mean=..., std=...)                     # augment=False: evaluation
-    augmented = ImageTransform(size=224, mean=..., std=..., augment=True)   # training
-    # batches.device_augment.TensorTransform has the same attributes and works on tensors
-
-    from sfmoe_dg.data.batches.loaders import EvalLoader, TrainLoader
-    train = TrainLoader(dataset, splits, train_envs, batch_size, augmented, seed=seed, num_workers=None,
-                        class_balanced=False, unlabeled_envs=(), device="cpu")
-    for batch in train.batches(start_step, stop_step):                      # one TrainBatch per step
-        batch.step, batch.minibatches, batch.unlabeled                      # int, [(x, y)], [x] or None
-    evaluation = EvalLoader(dataset, splits, transforms, seed=seed, batch_size=128, num_workers=None, device="cpu")
-    for batch in evaluation.batches(step):                                  # every image of every domain once
-        batch.env, batch.indices, batch.x, batch.y                          # indices: int64 array into domain env
-    train.close(), evaluation.close()                                       # end the worker processes
-
-``x`` is a float tensor [B, C, H, W] ready for the model, ``y`` an int64 tensor [B]; both are on ``device``.
-``unlabeled_envs`` draws from those domains' ``uda`` indices. ``transforms`` is one ``ImageTransform`` per domain, so
-the caller decides which domains are evaluated through augmentation. Accuracies of the splits follow by indexing::
-
-    correct = np.zeros(len(domain)); correct[batch.indices] = ...;  correct[splits[env].in_].mean()
-
-ColoredMNIST, RotatedMNIST and the Debug sets draw from torch's global generator, as DomainBed does: call ``build``
-directly after ``seed_everything(seed)`` to get DomainBed's data bit for bit. Nothing else in this package touches a
-global generator: all draws are keyed by (seed, purpose, domain, step).
+ColoredMNIST, RotatedMNIST and the Debug sets draw from torch's global generator, as DomainBed does: seed it directly
+before they are opened, and the data are DomainBed's bit for bit. No loader draws from a global generator: each draw
+is keyed by (seed, purpose, domain, step).
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
-from sfmoe_dg.data.catalog import facts
+from sfmoe_dg.data.batches.cache import cached
+from sfmoe_dg.data.catalog import CATALOG, DatasetFacts
+from sfmoe_dg.data.domains import DomainDataset
+from sfmoe_dg.data.splits import DomainSplit, split_domains
 from sfmoe_dg.foundation.errors import UserError
-
-if TYPE_CHECKING:
-    from sfmoe_dg.data.domains import DomainDataset
+from sfmoe_dg.runs.spec import RunSpec
 
 BAD_IMAGE_POLICIES = ("error", "skip")
+
+
+@dataclass(frozen=True, eq=False)
+class RunData:
+    """The data of one run: the opened data set and its domains' splits, one per domain."""
+
+    facts: DatasetFacts
+    dataset: DomainDataset
+    splits: list[DomainSplit]
+    train_envs: list[int]
+    """The domains that the run is trained on, ascending."""
+
+
+def open_data(facts: DatasetFacts, spec: RunSpec, cache_dir: str | None = None) -> RunData:
+    """Open the data set of a run and split its domains.
+
+    Some data sets draw their images from the global generators: seed those first (``seeds.seed_everything``).
+
+    Args:
+        facts: the catalog's entry of ``spec.dataset``.
+        cache_dir: the folder of decoded images, for runs with the option images = "cached".
+
+    Raises:
+        UserError: if the data are not there, or cannot be split so.
+    """
+    dataset = _open(facts, spec.data_dir, spec.options.on_bad_image)
+    if spec.options.images == "cached":
+        if cache_dir is None:
+            raise UserError("--images cached needs --cache_dir, a folder for the decoded images")
+        dataset = cached(dataset, cache_dir)
+    splits = split_domains(
+        dataset,
+        spec.test_envs,
+        trial_seed=spec.trial_seed,
+        holdout_fraction=spec.holdout_fraction,
+        uda_fraction=spec.uda_holdout_fraction,
+        policy=spec.options.split,
+    )
+    return RunData(facts, dataset, splits, [env for env in range(len(dataset)) if env not in spec.test_envs])
 
 
 def build_dataset(name: str, data_dir: str | None = None, *, on_bad_image: str = "error") -> DomainDataset:
@@ -63,19 +83,22 @@ def build_dataset(name: str, data_dir: str | None = None, *, on_bad_image: str =
     Args:
         name: a name of the catalog.
         data_dir: the folder that holds the data set's folder (for ``ImageFolder``: the domain folders themselves).
-        on_bad_image: "error": an image that does not decode ends the run when it is met. "skip": every image is
-            decoded once now, those that do not decode are left out, before any split, and listed in ``skipped``.
+        on_bad_image: "error": an image that does not decode ends the run when it is read. "skip": every image is
+            decoded once now; those that do not decode are left out before any split and listed in ``skipped``.
 
     Raises:
         UserError: on an unknown name, missing or inconsistent folders, a missing ``data_dir``.
     """
-    entry = facts(name)
+    return _open(CATALOG.load(name), data_dir, on_bad_image)
+
+
+def _open(facts: DatasetFacts, data_dir: str | None, on_bad_image: str) -> DomainDataset:
     if on_bad_image not in BAD_IMAGE_POLICIES:
         raise UserError(f"on_bad_image is {on_bad_image!r}; allowed: {', '.join(BAD_IMAGE_POLICIES)}")
-    if entry.needs_data_dir and not data_dir:
-        what = f"the folder {entry.folder}" if entry.folder else "one folder per domain"
-        raise UserError(f"data set {name} needs --data_dir, the folder that holds {what}")
-    module_name, _, attribute = entry.reader.partition(":")
+    if facts.needs_data_dir and not data_dir:
+        what = f"the folder {facts.folder}" if facts.folder else "one folder per domain"
+        raise UserError(f"data set {facts.name} needs --data_dir, the folder that holds {what}")
+    module_name, _, attribute = facts.reader.partition(":")
     reader = getattr(importlib.import_module(module_name), attribute)
-    dataset: DomainDataset = reader(entry, data_dir, on_bad_image)
+    dataset: DomainDataset = reader(facts, data_dir, on_bad_image)
     return dataset

@@ -22,8 +22,8 @@ class Domain(ABC):
     Attributes:
         name: the domain's name, for people.
         targets: int64 [N], the class of every image.
-        identities: int64 [N] or None, which object an image shows: the same number in several domains means the
-            same bird or the same handwritten digit in another style.
+        identities: int64 [N] or None, which object an image shows. The same number in several domains is the same
+            bird or handwritten digit in another style.
     """
 
     def __init__(self, name: str, targets: Sequence[int] | np.ndarray, identities: np.ndarray | None = None) -> None:
@@ -45,15 +45,15 @@ class Domain(ABC):
 
     @abstractmethod
     def path(self, index: int) -> str:
-        """Where an image comes from, for messages."""
+        """The place of an image, for messages."""
 
 
 class InMemoryDomain(Domain):
-    """A domain whose images lie in one tensor, so that a batch needs no work per image.
+    """A domain whose images lie in one tensor, so that a batch is made without work per image.
 
     Args:
         images: [N, C, H, W], uint8 (scaled to [0, 1] on the way out, as torchvision's ``ToTensor`` does) or float.
-        mean, std: subtracted from and divided into every value after that scaling.
+        mean, std: every value becomes (value - mean) / std, after that scaling.
     """
 
     def __init__(
@@ -94,10 +94,10 @@ class DomainDataset:
         input_shape: channels, height and width of the model's input.
         class_names: in the order of the targets.
         labels: the domains' column titles in tables.
-        identity_names: what the identities stand for, if they have names.
-        test_identities: int64, identities that the data set's authors set apart for testing, if they did.
+        identity_names: the names of the identities, if they have names.
+        test_identities: int64, the identities that the data set's authors set apart for testing; None if they did not.
         skipped: files that do not decode and were left out, because ``on_bad_image`` is "skip".
-        ignored: files found among the images that are not images by their extension.
+        ignored: files among the images whose extension is not an image's.
     """
 
     name: str
@@ -137,14 +137,9 @@ class DomainDataset:
         Raises:
             UserError: naming the domains with their numbers.
         """
-        check_envs(envs, self.domain_names, what, self.name)
-
-
-def check_envs(envs: Sequence[int], names: Sequence[str], what: str, where: str) -> None:
-    """See ``DomainDataset.check_envs``; for callers that know only the names, such as a sweep's plan."""
-    known = ", ".join(f"{number} {name}" for number, name in enumerate(names))
-    for position, env in enumerate(envs):
-        if not 0 <= env < len(names):
-            raise UserError(f"{what} {env} of {where} does not exist; the domains are {known}")
-        if env in envs[:position]:
-            raise UserError(f"{what} {env} of {where} is given twice; the domains are {known}")
+        known = ", ".join(f"{number} {name}" for number, name in enumerate(self.domain_names))
+        for position, env in enumerate(envs):
+            if not 0 <= env < len(self):
+                raise UserError(f"{what} {env} of {self.name} does not exist; the domains are {known}")
+            if env in envs[:position]:
+                raise UserError(f"{what} {env} of {self.name} is given twice; the domains are {known}")

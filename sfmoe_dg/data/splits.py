@@ -1,8 +1,8 @@
 """Which images of which domain are trained on, selected on and tested on.
 
 ``random`` is DomainBed's split, domain by domain. ``identity`` is for data sets that show the same objects in every
-domain (CUB-DG's birds, StyledDigits' handwriting): there a random split trains on a photo in one style and tests on
-the same photo in another, so the objects themselves are divided instead.
+domain (CUB-DG's birds, StyledDigits' digits). There a random split would train on a photo in one style and test on the
+same photo in another style; ``identity`` divides the objects instead.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Indices: TypeAlias = np.ndarray
 
 @dataclass(frozen=True, eq=False)
 class DomainSplit:
-    """The parts of one domain, disjoint index arrays.
+    """The parts of one domain: disjoint index arrays.
 
     Attributes:
-        in_: trained on, in a training domain; the reported accuracy, in a test domain.
-        out: model selection.
-        uda: in a test domain, images given without labels to domain adaptation.
+        in_: in a training domain, the images to train on; in a test domain, those of the reported accuracy.
+        out: the images for model selection.
+        uda: in a test domain, the images that domain adaptation gets without labels.
     """
 
     in_: Indices
@@ -52,14 +52,14 @@ def split_domains(
     uda_fraction: float = 0.0,
     policy: str = "random",
 ) -> list[DomainSplit]:
-    """Split every domain. The numbers depend on the trial seed alone, not on any global generator.
+    """Split every domain. The draw depends on the trial seed alone, not on any global generator.
 
-    ``random``: DomainBed, ``scripts/train.py`` and ``misc.split_dataset``, to the index.
-    ``identity``: see ``_identity_groups``; a test domain then holds out objects that no training domain has shown,
-    those that the data set's authors set apart (``dataset.test_identities``) or a random ``holdout_fraction`` of all.
+    ``random``: the same indices as DomainBed's ``scripts/train.py`` and ``misc.split_dataset``.
+    ``identity``: test domains show objects that no training domain shows: those that the data set's authors set apart
+    (``dataset.test_identities``), or a random ``holdout_fraction`` of all; see ``_identity_groups``.
 
     Args:
-        uda_fraction: the share of a test domain's ``in_`` given to ``uda``; training domains have none.
+        uda_fraction: the share of a test domain's in-split that becomes ``uda``; training domains have none.
 
     Raises:
         UserError: on test domains that do not exist, repeat or leave nothing to train on, on fractions outside
@@ -91,7 +91,7 @@ def _random_split(size: int, seed: int, holdout: float, uda_fraction: float, is_
     keys = _shuffled(list(range(size)), seed)
     num_out = int(size * holdout)
     out, in_ = keys[:num_out], keys[num_out:]
-    # DomainBed shuffles a test domain's in-part a second time even when no image is given to uda.
+    # DomainBed shuffles a test domain's in-split a second time, even if no image goes to uda.
     positions = _shuffled(list(range(len(in_))), seed) if is_test else np.arange(len(in_))
     num_uda = int(len(in_) * uda_fraction) if is_test else 0
     return DomainSplit(in_=in_[positions[num_uda:]], out=out, uda=in_[positions[:num_uda]])
@@ -100,8 +100,8 @@ def _random_split(size: int, seed: int, holdout: float, uda_fraction: float, is_
 def _identity_splits(
     dataset: DomainDataset, test_envs: Sequence[int], seed: int, holdout: float, uda_fraction: float
 ) -> list[DomainSplit]:
-    """Held-out objects are tested on, in the test domains only; the others are trained and validated on, in the
-    training domains only. Test domains set ``holdout`` of the held-out objects apart for the oracle's selection."""
+    """Held-out objects are used only in test domains, all others only in training domains, for training and
+    validation. Test domains set a share ``holdout`` of the held-out objects apart for the oracle's selection."""
     held_out, validation, training = _identity_groups(dataset, seed, holdout)
     num_oracle = int(len(held_out) * holdout)
     oracle, reported = held_out[:num_oracle], held_out[num_oracle:]
@@ -117,10 +117,10 @@ def _identity_splits(
 
 
 def _identity_groups(dataset: DomainDataset, seed: int, holdout: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All identities, shuffled once for all domains: held out for testing, for validation, for training.
+    """All identities, shuffled once for all domains, in three groups: for testing, validation and training.
 
-    The first two have ``int(n * holdout)`` identities each. With given test identities, those are held out and
-    validation is that share of the others.
+    The first two have ``int(n * holdout)`` identities each. If the data set has test identities, those are the first
+    group, and validation is that share of the others.
     """
     known = np.unique(np.concatenate([d.identities for d in dataset if d.identities is not None]))
     keys = _shuffled(known.tolist(), seed)
@@ -180,7 +180,7 @@ def _check_not_empty(dataset: DomainDataset, env: int, split: DomainSplit, neede
 def check_batch_size(
     dataset: DomainDataset, splits: Sequence[DomainSplit], train_envs: Sequence[int], batch_size: int
 ) -> None:
-    """Refuse a training domain smaller than the batch (upstream waits for a batch from it for ever).
+    """Refuse a training domain smaller than the batch (upstream would wait for ever).
 
     Raises:
         UserError: naming the domain, its size and the batch size.
@@ -197,7 +197,7 @@ def check_batch_size(
 def count_shared_identities(
     dataset: DomainDataset, splits: Sequence[DomainSplit], test_envs: Sequence[int]
 ) -> int | None:
-    """How many objects are trained on in one domain and tested in another; None if the data set does not tell."""
+    """The number of objects trained on in one domain and tested in another; None if the data set has no identities."""
     trained: set[int] = set()
     tested: set[int] = set()
     for env, (domain, split) in enumerate(zip(dataset, splits, strict=True)):

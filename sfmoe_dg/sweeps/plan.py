@@ -13,7 +13,7 @@ from dataclasses import asdict, fields
 from itertools import combinations, product
 from pathlib import Path
 
-from sfmoe_dg.data.catalog import facts
+from sfmoe_dg.data.catalog import CATALOG
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.files import names_in, read_json, write_atomic
 from sfmoe_dg.runs.spec import RunSpec
@@ -36,7 +36,7 @@ def env_combinations(num_domains: int, single: bool) -> list[tuple[int, ...]]:
 
 def domain_names(dataset: str, data_dir: str | None) -> tuple[str, ...]:
     """The domains of a data set in order; those of a user's image folder are its sub-folders."""
-    known = facts(dataset).domains
+    known = CATALOG.load(dataset).domains
     if known or data_dir is None:
         return known
     root = Path(data_dir)
@@ -152,7 +152,7 @@ def check_data_folders(spec: SweepSpec, data_dir: str | None) -> None:
         UserError: naming the folder that was looked for.
     """
     for dataset in spec.datasets:
-        entry = facts(dataset)
+        entry = CATALOG.load(dataset)
         if not entry.needs_data_dir:
             continue
         if data_dir is None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from statistics import median
 
-from sfmoe_dg.data.catalog import facts
+from sfmoe_dg.data.catalog import CATALOG
 from sfmoe_dg.foundation.durations import duration
 from sfmoe_dg.results.record_lines import read_lines
 from sfmoe_dg.runs.folder import RunFolder, State
@@ -112,4 +112,4 @@ def _step_time(folder: RunFolder) -> float | None:
 
 def _steps_left(state: RunStatus) -> int:
     progress = read_progress(state.folder) if state.state is not State.WAITING else None
-    return progress.steps_left if progress is not None else (state.spec.steps or facts(state.spec.dataset).steps)
+    return progress.steps_left if progress is not None else (state.spec.steps or CATALOG.load(state.spec.dataset).steps)

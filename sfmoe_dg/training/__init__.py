@@ -1,1 +1,1 @@
-"""One run: prepare it, train it, evaluate it, save it, resume it."""
+"""Prepare, train, evaluate, save and resume one run."""

@@ -1,9 +1,9 @@
-"""What a run saves so that it can go on, whoever starts it again and on whatever device.
+"""A run's checkpoint: what it saves so that any process can resume it, on any device.
 
-``checkpoint.pt`` holds the algorithm whole (weights, optimisers, scaler and every counter, queue and moving average it
-keeps), the states of all random generators, the step, and the means that wait for the next record. Loaders hold no
-state: a step's draw follows from the seed and the step (``data.loaders``). The file is a plain ``torch.save`` of
-tensors, numbers, strings and containers, read with ``weights_only``, and replaced atomically.
+``checkpoint.pt`` holds the whole algorithm (weights, optimisers, scaler, and all its counters, queues and moving
+averages), the states of all random generators, the step, and the values since the last record. Loaders have no state:
+what a step draws follows from the seed and the step (``data.batches.loaders``). The file is a ``torch.save`` of
+tensors, numbers, strings and containers. It is read with ``weights_only``, and replaced atomically.
 """
 
 from __future__ import annotations
@@ -25,16 +25,20 @@ from sfmoe_dg.runs.folder import RunFolder
 from sfmoe_dg.training.prepare import Setup
 
 FORMAT = 1
-"""Another number for another form of what is saved."""
+"""Raised when the content of the file changes."""
 
 
 @dataclass(frozen=True)
 class Position:
     """How far a run is.
 
-    ``step`` is the last one whose update is in the weights, -1 before the first. ``due``: its evaluation was due and is
-    not in the records yet; ``record`` is what of that record is known already. ``seen`` are the values since the last
-    record, ``records_bytes`` the length of the results file, ``notice`` a sentence for the user.
+    Attributes:
+        step: the last step whose update is in the weights; -1 before the first.
+        due: whether the evaluation after this step is not in the records yet.
+        seen: the values since the last record, by name.
+        record: what is already measured of the record that is due.
+        records_bytes: the length of the results file.
+        notice: a sentence for the user.
     """
 
     step: int = -1
@@ -69,7 +73,7 @@ class Random:
         kind, keys, *rest = self.states["numpy"]
         np.random.set_state((kind, keys.numpy(), *rest))
         torch.set_rng_state(self.states["torch"])
-        # A run that moves to another kind of device goes on with that device's own stream.
+        # A run that moves to another kind of device continues with the random numbers of that device.
         if device.type == "cuda" and "cuda" in self.states:
             torch.cuda.set_rng_state(self.states["cuda"], device)
         elif device.type == "mps" and "mps" in self.states:
@@ -79,7 +83,7 @@ class Random:
 def save_state(folder: RunFolder, setup: Setup, position: Position, random_states: Random) -> None:
     """Write ``checkpoint.pt`` atomically: a crash while writing leaves the previous one.
 
-    Of several processes all must call this, since each may hold a part of the state; the leading one writes.
+    All processes of a run must call this, since each may hold a part of the state; the leading one writes.
     """
     content = {
         "format": FORMAT,
@@ -94,16 +98,15 @@ def save_state(folder: RunFolder, setup: Setup, position: Position, random_state
         "random": random_states.states,
         "algorithm": capture(setup.algorithm),
     }
-    if setup.world.leads:
+    if setup.execution.world.leads:
         save_torch(folder.checkpoint, content)
 
 
 def load_state(folder: RunFolder, setup: Setup) -> Position:
-    """Put a prepared run where its checkpoint was saved; without a checkpoint, at its beginning.
+    """Restore a prepared run from its checkpoint; without one, the run is at its beginning.
 
-    A checkpoint that cannot be read, or is of another version, or knows more records than the results file holds (files
-    were copied or lost), is not used: the run begins anew, which gives the same records, and the position's ``notice``
-    says so.
+    A checkpoint is not used if it cannot be read, is of another version, or counts more records than the results file
+    holds (files were copied or lost). The run then begins anew, with the same records, and ``notice`` says so.
 
     Raises:
         UserError: if the checkpoint is of another run.
@@ -133,7 +136,7 @@ def load_state(folder: RunFolder, setup: Setup) -> Position:
 
 
 def _identity(setup: Setup) -> dict[str, Any]:
-    """What must agree for a run to go on: what decides its records, but not where its data or output lie."""
+    """What must agree for a run to be resumed: all that decides its records, but not where its data or output lie."""
     spec = setup.spec
     return {name: value for name, value in spec.identity().items() if name not in ("data_dir", "hparams")} | {
         "steps": setup.steps,
@@ -160,7 +163,7 @@ def capture(algorithm: nn.Module) -> dict[str, Any]:
 
 
 def restore(algorithm: nn.Module, captured: dict[str, Any]) -> None:
-    """Put a captured state into an algorithm built from the same arguments, on whatever device it is."""
+    """Put a captured state into an algorithm that was built with the same arguments; it may be on another device."""
     device = next((p.device for p in algorithm.parameters()), torch.device("cpu"))
     algorithm.load_state_dict(captured["modules"])
     frozen = set(captured["frozen"])
@@ -169,27 +172,27 @@ def restore(algorithm: nn.Module, captured: dict[str, Any]) -> None:
     for name, module in algorithm.named_modules():
         _restore_attributes(module, captured["attributes"][name], device)
     if isinstance(algorithm, Algorithm):
-        # Their settings came along from the device on which the state was saved.
+        # The optimisers' settings are those of the device on which the state was saved.
         algorithm.fit_optimizers()
 
 
 class _Capture:
-    """Turns attributes into (kind, content), or None for what training does not change.
+    """Turns attributes into (kind, content), or None if training does not change them.
 
-    ``known`` are the ids of the modules, parameters and buffers that the algorithm's state_dict holds already.
+    ``known`` are the ids of the modules, parameters and buffers that are in the algorithm's state_dict.
     """
 
     def __init__(self, known: set[int]) -> None:
         self._known = known
 
     def attributes(self, thing: Any, where: str) -> dict[str, Any]:
-        """Those of a module, without what is registered there, or of a plain object."""
+        """The attributes of a plain object, or those of a module that its state_dict does not hold."""
         values = dict(vars(thing))
         if isinstance(thing, nn.Module):
-            # Names that begin like this are torch's own, where it has wrapped a module.
+            # torch gives such names to attributes of modules that it has wrapped.
             own = (name for name in values if name not in _OF_EVERY_MODULE and not name.startswith("__"))
             values = {name: values[name] for name in own}
-            # These are not part of the state_dict, though registered.
+            # These buffers are registered, but not part of the state_dict.
             values |= {name: thing._buffers[name] for name in thing._non_persistent_buffers_set}
             self._known -= {id(thing._buffers[name]) for name in thing._non_persistent_buffers_set}
         captured = {name: self(values[name], f"{where}.{name}") for name in sorted(values)}
@@ -198,7 +201,7 @@ class _Capture:
     def __call__(self, value: Any, where: str) -> tuple[str, Any] | None:
         """
         Raises:
-            TypeError: for something that may change and has no form; give its class state_dict and load_state_dict.
+            TypeError: for an object that may change and that no case covers; give it state_dict and load_state_dict.
         """
         if isinstance(value, np.generic):
             value = value.item()
@@ -261,7 +264,7 @@ def _restore(now: Any, kind: str, content: Any, device: torch.device) -> Any:
 
 def _restore_dict(now: Any, content: list[tuple[Any, Any]], device: torch.device) -> Any:
     old = dict(now) if isinstance(now, dict) else {}
-    # An item without a captured form is a constant: it stays what it is.
+    # An item that was not captured is a constant and stays as it is.
     new = {key: old[key] if item is None else _restore(old.get(key), item[0], item[1], device) for key, item in content}
     if not isinstance(now, dict):
         return new

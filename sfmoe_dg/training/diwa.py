@@ -1,10 +1,10 @@
 """DiWA: one model from the mean weights of a sweep's runs.
 
 Source: Ramé et al., Diverse Weight Averaging for Out-of-Distribution Generalization, 2022; the restricted selection is
-the greedy soup of Wortsman et al., Model Soups, 2022. Averaging takes for granted that runs start from the same
-weights. Backbones do where they are pre-trained; classifiers, which the paper fits by linear probing before the sweep,
-are drawn by every run's seed, so that a sweep of LPFT comes closer to the paper than one of ERM. Experts are brought
-into the same order first, see :func:`sfmoe_dg.models.moe.align_experts.match_experts`.
+the greedy soup of Wortsman et al., Model Soups, 2022. Averaging assumes that all runs start from the same weights.
+Pre-trained backbones do. Classifiers do not: each run's seed draws them, whereas the paper fits one by linear probing
+before the sweep; a sweep of LPFT is therefore closer to the paper than one of ERM. Experts are brought into the same
+order first, see :func:`sfmoe_dg.models.moe.align_experts.match_experts`.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from sfmoe_dg.runs.records import append_record
 from sfmoe_dg.runs.spec import RunSpec
 from sfmoe_dg.training.evaluate import evaluate, validation_accuracy
 from sfmoe_dg.training.model_file import load_model, save_trained
-from sfmoe_dg.training.prepare import Execution, Setup, describe, open_validation, prepare
+from sfmoe_dg.training.prepare import Execution, Setup, describe, prepare
 
 SOUPS = ("restricted", "uniform")
 SPLIT_ARGS = ("task", "holdout_fraction", "uda_holdout_fraction")
-"""The arguments, beside those that runs are looked for by, that decide which images a run is trained on."""
+"""Arguments that decide which images a run is trained on, besides those by which runs are selected."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A finished run whose model is there; ``val_acc`` and ``record`` are of its last step, like the model."""
+    """A finished run with its model; ``val_acc`` and ``record`` are of its last step."""
 
     folder: Path
     val_acc: float
@@ -48,7 +48,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Soup:
-    """A mean model, the runs that are in it, and its record."""
+    """A model of averaged weights, the runs in the average, and the record of its evaluation."""
 
     algorithm: Algorithm
     members: tuple[Member, ...]
@@ -58,7 +58,7 @@ class Soup:
 def find_members(
     input_dir: str | Path, dataset: str, algorithm: str, test_env: int, trial_seed: int
 ) -> tuple[list[Member], list[str]]:
-    """The runs to average, from the highest accuracy on the training domains' out-splits down, and what was left out.
+    """The runs to average, best accuracy on the training domains' out-splits first, and sentences on those left out.
 
     Raises:
         UserError: if there are none, or they differ in what they were trained on or how.
@@ -87,7 +87,7 @@ def find_members(
 
 
 def _refuse_mixture(members: Sequence[Member]) -> None:
-    """Runs of other splits have seen each other's validation images, and other options are another method."""
+    """Refuse runs with other splits, which trained on each other's validation images, or with other options."""
     values = {name: {member.record["args"].get(name) for member in members} for name in SPLIT_ARGS}
     values["options"] = {options_label(member.record) or "none" for member in members}
     differing = [f"{name} ({', '.join(sorted(map(str, v)))})" for name, v in values.items() if len(v) > 1]
@@ -109,25 +109,24 @@ def make_soup(
     """Average models, evaluate the result and write it as a run's folder.
 
     Args:
-        members: of :func:`find_members`.
-        kind: 'uniform' takes all; 'restricted' goes through them from the best down and keeps each with which the
-            mean's accuracy on the training domains' out-splits does not fall.
-        data_dir: where the images are now, if not where the runs found them.
-        tell: called with a line for every model tried.
+        members: from :func:`find_members`, the best first.
+        kind: 'uniform' averages all; 'restricted' tries them in order and keeps each that does not lower the average
+            model's accuracy on the training domains' out-splits.
+        data_dir: where the images are now, if they are not where the runs found them.
+        tell: called with a line for each model that is tried.
 
     Raises:
-        UserError: on an unknown kind; if models do not fit together, or one is not made of numbers; or if the folder
+        UserError: on an unknown kind; if models have other shapes or values that are not finite; or if the folder
             holds a run.
     """
     if kind not in SOUPS:
         raise unknown("soup", kind, SOUPS)
     folder = RunFolder(Path(output_dir))
     _refuse_taken(folder)
-    setup = prepare(_spec(members[0].record, data_dir), execution)
+    setup = prepare(_spec(members[0].record, data_dir), execution, validate=kind == "restricted")
     try:
         algorithm, chosen = _restricted(setup, members, tell) if kind == "restricted" else _uniform(setup, members)
-        setup = replace(setup, algorithm=algorithm)
-        record = _record(setup, chosen, kind, str(output_dir))
+        record = _record(setup, algorithm, chosen, kind, str(output_dir))
     finally:
         setup.close()
     make_folder(folder.path)
@@ -148,14 +147,14 @@ def _refuse_taken(folder: RunFolder) -> None:
 
 
 def _spec(record: Record, data_dir: str | None) -> RunSpec:
-    """The run again, with its hyper-parameters spelt out; its weights come from its model."""
+    """The run's specification with all hyper-parameters given; weights come from its model file."""
     hparams = json.dumps(record["hparams"] | {"pretrained": False})
     spec = replace(RunSpec.from_record(record), hparams=hparams, hparams_seed=0)
     return spec if data_dir is None else replace(spec, data_dir=data_dir)
 
 
-class _Pot:
-    """A running mean of models, poured into one algorithm."""
+class _RunningModel:
+    """A running mean of models, and an algorithm to which the mean is copied."""
 
     def __init__(self, setup: Setup, first: Member) -> None:
         self._first, self._reference = first, load_model(first.folder)
@@ -164,7 +163,7 @@ class _Pot:
         self.mean = RunningMean()
 
     def with_member(self, member: Member) -> RunningMean:
-        """The mean if this one joined; the pot's own mean stays."""
+        """The mean with this model in it; ``self.mean`` is not changed."""
         model = load_model(member.folder)
         own, wanted = tensors(model), tensors(self._reference)
         if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in wanted.items()}:
@@ -183,43 +182,40 @@ class _Pot:
         mean.add(own)
         return mean
 
-    def pour(self, mean: RunningMean) -> Algorithm:
+    def copy_in(self, mean: RunningMean) -> Algorithm:
         assert mean.state is not None
         move_towards(tensors(self.algorithm), mean.state, 1.0)
         return self.algorithm
 
 
 def _uniform(setup: Setup, members: Sequence[Member]) -> tuple[Algorithm, list[Member]]:
-    pot = _Pot(setup, members[0])
+    average = _RunningModel(setup, members[0])
     for member in members:
-        pot.mean = pot.with_member(member)
-    return pot.pour(pot.mean), list(members)
+        average.mean = average.with_member(member)
+    return average.copy_in(average.mean), list(members)
 
 
 def _restricted(setup: Setup, members: Sequence[Member], tell: Callable[[str], None]) -> tuple[Algorithm, list[Member]]:
-    pot, chosen, best = _Pot(setup, members[0]), list[Member](), -np.inf
-    loader = open_validation(setup)
-    try:
-        for member in members:
-            mean = pot.with_member(member)
-            accuracy = validation_accuracy(pot.pour(mean), loader, 0)
-            kept = accuracy >= best
-            if kept:
-                pot.mean, best = mean, accuracy
-                chosen.append(member)
-            alone = f"{100 * member.val_acc:.2f} alone"
-            tell(f"{'kept' if kept else 'left'} {member.folder.name}: {alone}, mean {100 * accuracy:.2f}")
-    finally:
-        loader.close()
-    return pot.pour(pot.mean), chosen
+    average, chosen, best = _RunningModel(setup, members[0]), list[Member](), -np.inf
+    assert setup.validation_loader is not None
+    for member in members:
+        mean = average.with_member(member)
+        accuracy = validation_accuracy(average.copy_in(mean), setup.validation_loader, 0)
+        kept = accuracy >= best
+        if kept:
+            average.mean, best = mean, accuracy
+            chosen.append(member)
+        alone = f"{100 * member.val_acc:.2f} alone"
+        tell(f"{'kept' if kept else 'left'} {member.folder.name}: {alone}, mean {100 * accuracy:.2f}")
+    return average.copy_in(average.mean), chosen
 
 
-def _record(setup: Setup, chosen: Sequence[Member], kind: str, output_dir: str) -> Record:
+def _record(setup: Setup, algorithm: Algorithm, chosen: Sequence[Member], kind: str, output_dir: str) -> Record:
     best = chosen[0].record
     step = max(member.record["step"] for member in chosen)
     args = best["args"] | {"algorithm": f"DiWA({best['args']['algorithm']})", "output_dir": output_dir}
     args |= {"hparams_seed": 0, "hparams": None}
     record: Record = {"step": step, "epoch": step / setup.steps_per_epoch, "soup_size": len(chosen)}
-    record |= evaluate(setup.algorithm.eval(), setup.eval_loader, setup.splits, step)
+    record |= evaluate(algorithm.eval(), setup.eval_loader, setup.splits, step)
     record |= {"args": args, "hparams": {"soup": kind, "num_runs": len(chosen)}}
     return record | ({"options": best["options"]} if best.get("options") else {})

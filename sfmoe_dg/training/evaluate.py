@@ -1,4 +1,4 @@
-"""Accuracy of every split of every domain, each image decoded once."""
+"""Accuracies on every split of every domain; each image is decoded once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfmoe_dg.algorithms.base import Algorithm
-from sfmoe_dg.data.batches.loaders import EvalLoader, Only
+from sfmoe_dg.data.batches.loaders import EvalLoader, IndicesByDomain
 from sfmoe_dg.data.splits import DomainSplit
 from sfmoe_dg.foundation.processes import everyones
 
@@ -29,11 +29,13 @@ def evaluate(
 ) -> dict[str, float]:
     """``env{i}_in_acc``, ``env{i}_out_acc`` and, where there are unlabeled splits, ``env{i}_uda_acc``.
 
-    Of the domains ``out_only`` there is the accuracy on the out-split alone, and only that is predicted, unless an
-    algorithm's predictions depend on what else is in a batch.
-
     Upstream numbers the unlabeled splits by their position among the test domains, not by domain; so do we.
-    The algorithm is left in training mode. ``pulse`` is called after every batch; what it raises ends the evaluation.
+    The algorithm is left in training mode.
+
+    Args:
+        pulse: called after every batch; if it raises, the evaluation ends.
+        out_only: domains of which only the out-split is measured, and only its images are predicted, unless the
+            algorithm's predictions depend on the other images of a batch.
     """
     correct = [np.full(split.used.max() + 1, np.nan) for split in splits]
     only = None if algorithm.predicts_in_context else {env: splits[env].out for env in out_only}
@@ -48,7 +50,7 @@ def evaluate(
 
 
 def validation_loss(algorithm: Algorithm, loader: EvalLoader, step: int, pulse: Pulse = lambda: None) -> float:
-    """The mean over the loader's domains of the mean cross-entropy of ``validation_logits``."""
+    """The cross-entropy of ``validation_logits``: the mean over images, then over the loader's domains."""
 
     def losses(x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(algorithm.validation_logits(x).float(), y, reduction="none")
@@ -57,7 +59,7 @@ def validation_loss(algorithm: Algorithm, loader: EvalLoader, step: int, pulse: 
 
 
 def validation_accuracy(algorithm: Algorithm, loader: EvalLoader, step: int) -> float:
-    """The mean over the loader's domains of the accuracy of ``predict``."""
+    """The accuracy of ``predict``: the mean over images, then over the loader's domains."""
     return _mean_over_domains(algorithm, loader, step, lambda x, y: is_correct(algorithm.predict(x), y))
 
 
@@ -68,7 +70,7 @@ def _mean_over_domains(
     measure: Callable[[Tensor, Tensor], Tensor],
     pulse: Pulse = lambda: None,
 ) -> float:
-    """Of a number per image [B]."""
+    """``measure`` gives a number per image [B]; their mean over images, then over domains."""
     measured: dict[int, list[np.ndarray]] = {}
     for env, _, values in _measure(algorithm, loader, step, measure, pulse):
         measured.setdefault(env, []).append(values)
@@ -81,12 +83,12 @@ def _measure(
     step: int,
     measure: Callable[[Tensor, Tensor], Tensor],
     pulse: Pulse,
-    only: Only = None,
+    only: IndicesByDomain | None = None,
 ) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """(domain, indices, a number per image) of every batch; where processes share the work, of all of theirs."""
+    """(domain, indices, a number per image) of every batch, also of the batches that other processes read."""
     measured = []
     algorithm.eval()
-    # Weights that are fetched from other processes stay in memory, and inference mode would mark it as its own.
+    # Weights fetched from other processes stay in memory; made in inference mode, they could not be trained on.
     without_gradients = torch.no_grad if loader.world.shared else torch.inference_mode
     for batch in loader.batches(step, only=only):
         with without_gradients(), algorithm.precision.autocast():
@@ -95,14 +97,14 @@ def _measure(
     algorithm.train()
     if not loader.world.shared:
         return measured
-    # Batch number n was read by process n modulo size, so that this is the order of one process. Those that some read
-    # again to keep in step with the others come last.
+    # Process n % size read batch n, so this restores the order of one process. Batches that some processes read a
+    # second time, to keep in step with the others, come last and are cut off.
     rounds = zip_longest(*everyones(measured))
     return [batch for together in rounds for batch in together if batch is not None][: loader.num_batches(only)]
 
 
 def predicted_classes(logits: Tensor) -> Tensor:
-    """Int64 [B]; a single logit [B, 1] is a binary decision at 0, as upstream has it."""
+    """Int64 [B]. With a single logit [B, 1], classes 0 and 1 are divided at 0, as upstream does."""
     return logits.argmax(1) if logits.shape[1] > 1 else logits[:, 0].gt(0).long()
 
 

@@ -1,4 +1,4 @@
-"""Options by which a run computes the same networks faster, with roundings of its own (``docs/speed.md``)."""
+"""Options that make the same networks compute faster, with other rounding (``docs/speed.md``)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sfmoe_dg.runs.spec import Options
 
 
 def speed_up(algorithm: Algorithm, options: Options, device: torch.device, shared: bool = False) -> None:
-    """What the options ``memory_format`` and ``compile`` change in an algorithm that is on its device.
+    """Apply the options ``memory_format`` and ``compile`` to an algorithm that is on its device.
 
     Args:
         shared: whether several processes will share its updates.

@@ -22,15 +22,15 @@ from sfmoe_dg.runs.spec import RunSpec
 from sfmoe_dg.training.checkpoint import Position, Random, load_state, save_state
 from sfmoe_dg.training.evaluate import evaluate, validation_loss
 from sfmoe_dg.training.model_file import save_model, save_trained
-from sfmoe_dg.training.pending_values import Seen
+from sfmoe_dg.training.pending_values import PendingValues
 from sfmoe_dg.training.prepare import Execution, Setup, describe, prepare
-from sfmoe_dg.training.reporters.reporter import Quiet, Reporter
+from sfmoe_dg.training.reporters.reporter import Reporter
 
 PROGRESS_SECONDS = 10.0
 
 
 class Stopped(Exception):
-    """The run was asked to stop, and has saved what it needs to go on; ``step`` is None if it had not begun."""
+    """The run was asked to stop and has saved its checkpoint; ``step`` is None if it had not begun."""
 
     def __init__(self, step: int | None) -> None:
         super().__init__(step)
@@ -38,7 +38,7 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Asked between steps and between batches of an evaluation; the command line sets it from a signal handler."""
+    """Training looks at ``requested`` between steps and between batches of an evaluation; a signal handler sets it."""
 
     requested = False
 
@@ -52,8 +52,8 @@ def train(
 ) -> None:
     """Train one run and write its folder; ``done`` comes last.
 
-    A run that was interrupted goes on from its last checkpoint, and its records, predictions and weights are those of
-    a run that was not. One that left records but no checkpoint starts again; those records are kept as
+    An interrupted run goes on from its last checkpoint; its records, predictions and weights are the same as without
+    the interruption. A run that left records but no checkpoint starts again; the old records are kept as
     ``results.interrupted.jsonl``.
 
     Raises:
@@ -66,7 +66,7 @@ def train(
     _refuse_done(folder)
     if world.leads:
         refuse_living_owner(folder.path)
-    reporter = reporter or Quiet()
+    reporter = reporter or Reporter()
     setup = prepare(spec, execution)
     try:
         with _held(folder, world, reporter) as lease:
@@ -83,10 +83,10 @@ def _refuse_done(folder: RunFolder) -> None:
 
 @contextmanager
 def _held(folder: RunFolder, world: World, reporter: Reporter) -> Iterator[Lease | None]:
-    """The folder's lease; of several processes the leading one holds it for all, and the others wait until it does.
+    """Hold the folder's lease. The leading process holds it for all, and the other processes wait until it does.
 
-    A folder that is made here vanishes again if bad input (an image that does not decode) ends the run before its
-    first record.
+    If bad input (an image that does not decode) ends the run before its first record, a folder that was made here is
+    removed again.
     """
     made, emptied = [path for path in (folder.path, *folder.path.parents) if not path.exists()], False
     if world.leads:
@@ -107,7 +107,7 @@ def _held(folder: RunFolder, world: World, reporter: Reporter) -> Iterator[Lease
 
 
 def _empty(folder: RunFolder, lease: Lease) -> bool:
-    """Delete what a run has written before its first record; False, and nothing is touched, if there is more."""
+    """Delete what a run wrote before its first record. If there is more, touch nothing and return False."""
     written = [path for path in folder.path.iterdir() if path != lease.path]
     has_more = folder.is_done or folder.begun_files or any(path.is_dir() for path in written)
     if has_more or not lease.holds():
@@ -118,49 +118,49 @@ def _empty(folder: RunFolder, lease: Lease) -> bool:
 
 
 class _Training:
-    """One run under way in a folder that this process holds, or the leading one of several that do the same."""
+    """One run in training, in a folder whose lease this process or the leading one holds."""
 
     def __init__(
         self, setup: Setup, folder: RunFolder, lease: Lease | None, reporter: Reporter, stop: StopRequest
     ) -> None:
         self.setup, self.folder, self.lease, self.reporter, self.stop = setup, folder, lease, reporter, stop
-        self.leads = setup.world.leads
-        self.seen = Seen()
+        self.world = setup.execution.world
+        self.seen = PendingValues()
         self.last_save = self.last_progress = time.monotonic()
         self.begun, self.first_step = time.monotonic(), 0
 
     def run(self) -> None:
-        if self.leads:
+        if self.world.leads:
             self.folder.remove_leftovers()
         position = load_state(self.folder, self.setup)
         self._compare(position.step)
         notice = self._open_folder(position)
         self.setup.algorithm.train()
         self.reporter.started(self.setup, position.step + 1, notice)
-        self.seen = Seen(position.seen)
+        self.seen = PendingValues(position.seen)
         self.first_step = position.step + 1
         if position.due:
             self._evaluate(position.step, Random.now(self.setup.device), dict(position.record))
-            self.begun = time.monotonic()  # it belongs to a step of the start before
+            self.begun = time.monotonic()  # this evaluation belongs to a step of the process before
         self._train_steps(position.step + 1)
         self._finish()
 
     def _compare(self, step: int) -> None:
-        if self.setup.world.shared and highest(step, -step) != [step, -step]:
+        if self.world.shared and highest(step, -step) != [step, -step]:
             raise UserError(
                 f"the processes of this run find different checkpoints in {self.folder}; it must lie on a file system "
                 "that all of them see"
             )
 
     def _open_folder(self, position: Position) -> str:
-        """Bring the folder to where the run goes on; returns what the user should know about it."""
-        if not self.leads:
+        """Cut the records back to the checkpoint and write run.json; returns a sentence for the user."""
+        if not self.world.leads:
             return ""
         results = self.folder.results
         notice = position.notice
         if position.step >= 0:
             with results.open("ab") as file:
-                # Records after the checkpoint are made again, the same.
+                # The run makes the records after the checkpoint again.
                 file.truncate(position.records_bytes)
             notice = notice or f"goes on after step {position.step}"
         elif results.exists() and results.stat().st_size:
@@ -178,7 +178,7 @@ class _Training:
             self.seen.add(values)
             due = batch.step % setup.checkpoint_freq == 0 or batch.step == setup.steps - 1
             if due:
-                self.seen.numbers()  # the device catches up: steps' time must not be counted as the evaluation's
+                self.seen.numbers()  # wait for the device, so that the steps' time is not counted as the evaluation's
             self.seen.add({"step_time": time.time() - started})
             self.reporter.stepped(batch.step, values)
             random = Random.now(setup.device)
@@ -188,7 +188,7 @@ class _Training:
             started = time.time()
 
     def _evaluate(self, step: int, random: Random, record: dict[str, Any]) -> None:
-        """Evaluate, add the record, and save; ``record`` is the part that was known before an interruption."""
+        """Evaluate, append the record, and save; ``record`` holds what was measured before an interruption."""
         setup, algorithm = self.setup, self.setup.algorithm
         self.reporter.evaluating(step)
         if setup.validation_loader is not None and algorithm.needs_validation_loss and "validation_loss" not in record:
@@ -203,29 +203,29 @@ class _Training:
         )
         line = self._record(step, record | accuracies)
         self._check_lease()
-        if self.leads:
+        if self.world.leads:
             append_record(self.folder.results, line)
         self.reporter.evaluated(line)
         if setup.spec.save_model_every_checkpoint and not setup.spec.skip_model_save:
             path = self.folder.model_of_step(step)
-            save_model(path, algorithm, setup.spec.args(str(self.folder)), write=self.leads)
+            save_model(path, algorithm, setup.spec.args(str(self.folder)), write=self.world.leads)
         self.seen.clear()
         self._save(step, False, Random.now(setup.device), {})
         self._note_progress(step)
 
     def _evaluation_pulse(self, step: int, random: Random, record: dict[str, Any]) -> Callable[[], None]:
-        # Processes that share an evaluation are not at the same batch together, so none can stop or save there.
-        return (lambda: None) if self.setup.world.shared else lambda: self._pulse(step, True, random, record)
+        # Processes that share an evaluation are at different batches, so they cannot stop or save together there.
+        return (lambda: None) if self.world.shared else lambda: self._pulse(step, True, random, record)
 
     def _pulse(self, step: int, due: bool, random: Random, record: dict[str, Any]) -> None:
-        """Stop if that was asked for, and save if it is time; ``random`` is the state of the generators to save.
+        """Stop if a stop is requested, and save if it is time; ``random`` holds the generators' states to save.
 
         Raises:
             Stopped: after saving.
         """
         now, stop = time.monotonic(), self.stop.requested
         save = now - self.last_save >= 60 * self.setup.execution.checkpoint_minutes
-        if self.setup.world.shared:
+        if self.world.shared:
             stop, save = map(bool, highest(stop, save))
         if stop or save:
             self._save(step, due, random, record)
@@ -246,9 +246,9 @@ class _Training:
             self.lease.check()
 
     def _note_progress(self, step: int) -> None:
-        """For ``sfmoe-dg status``: how far the run is, and how fast it goes, evaluations included."""
+        """Write the step and the seconds per step, evaluations included; ``sfmoe-dg status`` reads them."""
         passed = step + 1 - self.first_step
-        if not self.leads or not passed:
+        if not self.world.leads or not passed:
             return
         self.last_progress = time.monotonic()
         write_progress(self.folder, Progress(step, self.setup.steps, (self.last_progress - self.begun) / passed))
@@ -257,8 +257,8 @@ class _Training:
         setup, folder = self.setup, self.folder
         self._check_lease()
         if not setup.spec.skip_model_save:
-            save_trained(folder, setup.algorithm, setup.spec.args(str(folder)), write=self.leads)
-        if self.leads:
+            save_trained(folder, setup.algorithm, setup.spec.args(str(folder)), write=self.world.leads)
+        if self.world.leads:
             folder.finish()
 
     def _record(self, step: int, measured: dict[str, Any]) -> dict[str, Any]:

@@ -21,20 +21,20 @@ from sfmoe_dg.foundation.torch_files import load_torch, save_torch
 from sfmoe_dg.runs.folder import RunFolder
 
 _SHOWN = 300
-"""Characters that are told of what torch says about weights that do not fit."""
+"""How many characters of torch's error message are shown."""
 
 
 def save_trained(folder: RunFolder, algorithm: Algorithm, args: dict[str, Any], write: bool = True) -> None:
-    """What a finished run leaves: model.pkl, which DomainBed's code can read, and model.safetensors.
+    """Write a finished run's model.pkl, which DomainBed's code can read, and model.safetensors.
 
-    ``write``: False in the processes that only contribute the weights they hold to what another one writes.
+    ``write`` is False in processes that only contribute their part of the weights; the leading one writes.
     """
     save_model(folder.model, algorithm, args, write)
     save_tensors(folder.tensors, algorithm, args, write)
 
 
 def save_model(path: Path, algorithm: Algorithm, args: dict[str, Any], write: bool = True) -> None:
-    """Write upstream's six keys atomically; tensors go to the CPU, so that any machine can load them."""
+    """Write a file with upstream's six keys atomically; tensors are on the CPU, so that any machine can load them."""
     state = {name: tensor.detach().cpu() for name, tensor in algorithm.state_dict().items()}
     content = {
         "args": args,
@@ -49,7 +49,7 @@ def save_model(path: Path, algorithm: Algorithm, args: dict[str, Any], write: bo
 
 
 def save_tensors(path: Path, algorithm: Algorithm, args: dict[str, Any], write: bool = True) -> None:
-    """The same model as safetensors, which holds no code: every tensor once, all else as JSON in its header."""
+    """Write the model as safetensors, which cannot hold code: each tensor once, and the rest as JSON in the header."""
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     kept: dict[tuple[Any, ...], str] = {}
@@ -87,13 +87,13 @@ def _read_tensors(path: Path) -> dict[str, Any]:
 def load_model(run_folder: str | os.PathLike[str]) -> Algorithm:
     """The trained algorithm of a finished run, in evaluation mode, on the CPU.
 
-    From model.safetensors, or model.pkl where only that is there.
+    It is read from model.safetensors, or from model.pkl if that is missing.
 
     Raises:
         UserError: if the folder holds no model, or one that cannot be read.
     """
     content = _read_model(RunFolder(Path(run_folder)))
-    # The weights come from the file: nothing needs to be downloaded first.
+    # The weights come from the file, so no pre-trained ones need to be downloaded.
     hparams = content["model_hparams"] | {"pretrained": False}
     algorithm = ALGORITHMS.load(content["args"]["algorithm"])(
         content["model_input_shape"], content["model_num_classes"], content["model_num_domains"], hparams
@@ -125,8 +125,8 @@ def _read_model(folder: RunFolder) -> dict[str, Any]:
 class TrainedRun:
     """A finished run, ready to predict: ``class_names[algorithm.predict(transform(image)[None]).argmax()]``.
 
-    ``transform`` takes a PIL image to the model's input as evaluation does. Data sets that are made in memory (the
-    MNIST pair, StyledDigits) have inputs of their own; take theirs from ``sfmoe_dg.data.build.build_dataset``.
+    ``transform`` turns a PIL image into the model's input as evaluation does. Data sets that are made in memory (the
+    MNIST pair, StyledDigits) have their own inputs; get them from ``sfmoe_dg.data.build.build_dataset``.
     """
 
     algorithm: Algorithm
@@ -137,7 +137,7 @@ class TrainedRun:
 
 
 def load(run_folder: str | os.PathLike[str]) -> TrainedRun:
-    """A finished run from its folder.
+    """Open the folder of a finished run.
 
     Raises:
         UserError: if there is no model, or the file run.json beside it cannot be read.

@@ -1,4 +1,4 @@
-"""What the updates since the last record returned."""
+"""The values that updates returned since the last record."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch import Tensor
 from sfmoe_dg.algorithms.base import Scalar, Values
 
 
-class Seen:
-    """Numbers by name. Those that an update left on its device stay there until the numbers are asked for.
+class PendingValues:
+    """Lists of numbers by name. Tensors stay on their device until :meth:`numbers` is called.
 
-    Reading one is waiting for the device; meanwhile the next step is not prepared. All that wait are read together.
+    Reading a tensor makes the CPU wait for the device, and the next step is prepared only afterwards; so all tensors
+    are read together, and as rarely as possible.
     """
 
     def __init__(self, values: Mapping[str, Iterable[float]] | None = None) -> None:
@@ -25,7 +26,7 @@ class Seen:
             self._values.setdefault(name, []).append(value.detach() if isinstance(value, Tensor) else value)
 
     def numbers(self) -> dict[str, list[float]]:
-        """All of them, read; later calls read only what came since."""
+        """All values as numbers; a later call reads only the tensors that were added since."""
         waiting: dict[tuple[torch.device, torch.dtype], list[tuple[list[Scalar], int, Tensor]]] = {}
         for values in self._values.values():
             for place, value in enumerate(values):
@@ -38,7 +39,7 @@ class Seen:
         return {name: [float(value) for value in values] for name, values in self._values.items()}
 
     def means(self) -> dict[str, float]:
-        """The mean of every name's numbers, in float64."""
+        """The mean of the numbers of each name, in float64."""
         return {name: float(np.mean(values)) for name, values in self.numbers().items()}
 
     def clear(self) -> None:

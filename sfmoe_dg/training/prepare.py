@@ -1,25 +1,29 @@
-"""A run made ready: its data, splits, algorithm and loaders, everything checked, nothing of the run on disk yet."""
+"""A run made ready: everything is checked, and nothing of the run is on disk yet.
+
+Preparing is a chain, and each link takes what the one before gives: ``open_data`` (``data.build``) →
+:func:`build_learner` → :func:`make_loaders`.
+"""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from sfmoe_dg.algorithms.base import Algorithm, Precision
-from sfmoe_dg.algorithms.registry import ALGORITHMS, hparam_table
-from sfmoe_dg.data.batches.cache import cached
+from sfmoe_dg.algorithms.registry import ALGORITHMS
 from sfmoe_dg.data.batches.device_augment import TensorTransform
 from sfmoe_dg.data.batches.kept_pixels import KEEP_BYTES
-from sfmoe_dg.data.batches.loaders import ALONE, EvalLoader, TrainLoader
+from sfmoe_dg.data.batches.loaders import ALONE, EvalLoader, Reading, TrainLoader
 from sfmoe_dg.data.batches.transforms import ImageTransform
-from sfmoe_dg.data.build import build_dataset
-from sfmoe_dg.data.catalog import facts
+from sfmoe_dg.data.build import RunData, open_data
+from sfmoe_dg.data.catalog import CATALOG
 from sfmoe_dg.data.domains import DomainDataset
-from sfmoe_dg.data.splits import DomainSplit, check_batch_size, split_domains
+from sfmoe_dg.data.splits import DomainSplit, check_batch_size
+from sfmoe_dg.foundation.devices import pick_device
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.processes import World
 from sfmoe_dg.foundation.seeds import seed_everything
@@ -48,7 +52,7 @@ class Execution:
 
 @dataclass(frozen=True)
 class Setup:
-    """A run made ready: everything that training needs and nothing of the run on disk yet."""
+    """A run made ready: all that training needs."""
 
     spec: RunSpec
     execution: Execution
@@ -60,16 +64,11 @@ class Setup:
     train_loader: TrainLoader
     eval_loader: EvalLoader
     validation_loader: EvalLoader | None
-    """The training domains' out-splits without augmentation, for algorithms that want to know their loss there."""
+    """Reads the training domains' out-splits without augmentation, for algorithms that need their loss there."""
     steps: int
     checkpoint_freq: int
     num_parameters: int
-    """Of the algorithm, wherever they are."""
-
-    @property
-    def world(self) -> World:
-        """The processes that train this run."""
-        return self.execution.world
+    """Of the whole algorithm, also where each process holds a part of it."""
 
     @property
     def steps_per_epoch(self) -> float:
@@ -77,112 +76,93 @@ class Setup:
         return min(len(split.in_) / self.hparams["batch_size"] for split in self.splits)
 
     def measured_on_out_only(self, step: int) -> list[int]:
-        """The domains whose other splits an evaluation after this step leaves out."""
+        """The domains of which the evaluation after this step measures the out-split alone."""
         if self.spec.options.eval == "all" or step == self.steps - 1:
             return []
         return [env for env in range(len(self.splits)) if env not in self.spec.test_envs]
 
     def close(self) -> None:
+        """End the loaders' worker processes."""
         self.train_loader.close()
         self.eval_loader.close()
         if self.validation_loader is not None:
             self.validation_loader.close()
 
 
-def resolve_hparams(spec: RunSpec) -> dict[str, Any]:
-    """The run's hyper-parameters: defaults or random draw, and the overrides.
-
-    Raises:
-        UserError: on an unknown algorithm, or an override that does not fit.
-    """
-    hparams = resolve(
-        hparam_table(spec.algorithm, spec.dataset),
-        spec.hparams_seed,
-        spec.trial_seed,
-        parse_overrides(spec.hparams),
-        per_trial=spec.options.hparams_per_trial,
-    )
-    ALGORITHMS.load(spec.algorithm).check_hparams(hparams, "--hparams")
-    return hparams
-
-
-def prepare(spec: RunSpec, execution: Execution | None = None) -> Setup:
+def prepare(spec: RunSpec, execution: Execution | None = None, *, validate: bool = False) -> Setup:
     """Check everything that can be wrong with a run, and build it.
+
+    Args:
+        validate: make the validation loader for algorithms that do not need it too.
 
     Raises:
         UserError: for whatever is wrong; nothing of the run has been written then.
     """
     execution = execution or Execution()
     spec.check()
-    entry = facts(spec.dataset)
-    hparams = resolve_hparams(spec)
+    facts = CATALOG.load(spec.dataset)
+    algorithm_class = ALGORITHMS.load(spec.algorithm)
+    hparams = resolve_hparams(spec, algorithm_class)
     device = pick_device(execution.device)
     seed_everything(spec.seed)
-    dataset, splits = open_data(spec, execution.cache_dir)
-    train_envs = [i for i in range(len(dataset)) if i not in spec.test_envs]
-    check_batch_size(dataset, splits, train_envs, hparams["batch_size"])
-    algorithm = _build_algorithm(spec, dataset, train_envs, hparams, device, execution.world.shared)
+    data = open_data(facts, spec, execution.cache_dir)
+    check_batch_size(data.dataset, data.splits, data.train_envs, hparams["batch_size"])
+    algorithm = build_learner(spec, algorithm_class, hparams, data, device, execution.world.shared)
     num_parameters = sum(p.numel() for p in algorithm.parameters())
-    train_loader, eval_loader = _make_loaders(spec, execution, dataset, splits, train_envs, algorithm, device)
+    train, evaluation, validation = make_loaders(spec, execution, data, algorithm, device, validate)
     if execution.world.shared:
         # Imported here: a process on its own has no use for torch's distributed tensors.
         from sfmoe_dg.training.sharing.shared_updates import share_updates
 
         share_updates(algorithm, execution.world, execution.parallel)
-    setup = Setup(
+    return Setup(
         spec=spec,
         execution=execution,
         device=device,
         hparams=hparams,
-        dataset=dataset,
-        splits=splits,
+        dataset=data.dataset,
+        splits=data.splits,
         algorithm=algorithm,
-        train_loader=train_loader,
-        eval_loader=eval_loader,
-        validation_loader=None,
-        steps=spec.steps or entry.steps,
-        checkpoint_freq=spec.checkpoint_freq or entry.checkpoint_freq,
+        train_loader=train,
+        eval_loader=evaluation,
+        validation_loader=validation,
+        steps=spec.steps or facts.steps,
+        checkpoint_freq=spec.checkpoint_freq or facts.checkpoint_freq,
         num_parameters=num_parameters,
     )
-    return replace(setup, validation_loader=open_validation(setup)) if algorithm.needs_validation_loss else setup
 
 
-def open_data(spec: RunSpec, cache_dir: str | None = None) -> tuple[DomainDataset, list[DomainSplit]]:
-    """A run's data set, and its domains split as the run splits them.
-
-    Some data sets draw their images from the global generators: seed those first (``seeds.seed_everything``).
-
-    Args:
-        cache_dir: the folder of decoded images, for runs with the option images = "cached".
+def resolve_hparams(spec: RunSpec, algorithm_class: type[Algorithm]) -> dict[str, Any]:
+    """The run's hyper-parameters: the defaults or a random draw, then the overrides.
 
     Raises:
-        UserError: if the data are not there.
+        UserError: on an override that does not fit.
     """
-    dataset = build_dataset(spec.dataset, spec.data_dir, on_bad_image=spec.options.on_bad_image)
-    if spec.options.images == "cached":
-        if cache_dir is None:
-            raise UserError("--images cached needs --cache_dir, a folder for the decoded images")
-        dataset = cached(dataset, cache_dir)
-    splits = split_domains(
-        dataset,
-        spec.test_envs,
-        trial_seed=spec.trial_seed,
-        holdout_fraction=spec.holdout_fraction,
-        uda_fraction=spec.uda_holdout_fraction,
-        policy=spec.options.split,
+    hparams = resolve(
+        algorithm_class.hparam_table(spec.dataset),
+        spec.hparams_seed,
+        spec.trial_seed,
+        parse_overrides(spec.hparams),
+        per_trial=spec.options.hparams_per_trial,
     )
-    return dataset, splits
+    algorithm_class.check_hparams(hparams, "--hparams")
+    return hparams
 
 
-def _build_algorithm(
+def build_learner(
     spec: RunSpec,
-    dataset: DomainDataset,
-    train_envs: Sequence[int],
+    algorithm_class: type[Algorithm],
     hparams: dict[str, Any],
+    data: RunData,
     device: torch.device,
     shared: bool,
 ) -> Algorithm:
-    algorithm_class, num_domains = ALGORITHMS.load(spec.algorithm), len(train_envs)
+    """The run's algorithm on its device, with the run's options.
+
+    Raises:
+        UserError: if there are too few training domains, or an option does not fit the algorithm.
+    """
+    dataset, num_domains = data.dataset, len(data.train_envs)
     if num_domains < algorithm_class.min_domains:
         raise UserError(
             f"{spec.algorithm} needs at least {algorithm_class.min_domains} training domains; {spec.dataset} without "
@@ -192,91 +172,63 @@ def _build_algorithm(
     algorithm.precision = Precision(spec.options.precision, device.type)
     algorithm.to(device)
     speed_up(algorithm, spec.options, device, shared)
-    attributes = facts(spec.dataset).domain_attributes
-    algorithm.describe_domains([attributes[i] for i in train_envs] if attributes else [])
+    attributes = data.facts.domain_attributes
+    algorithm.describe_domains([attributes[env] for env in data.train_envs] if attributes else [])
     return algorithm
 
 
-def _make_loaders(
+def make_loaders(
     spec: RunSpec,
     execution: Execution,
-    dataset: DomainDataset,
-    splits: list[DomainSplit],
-    train_envs: list[int],
+    data: RunData,
     algorithm: Algorithm,
     device: torch.device,
-) -> tuple[TrainLoader, EvalLoader]:
-    clean, augmented = _make_transforms(spec, dataset.input_shape[-1], algorithm)
-    evaluated_augmented = train_envs if spec.options.eval_transforms == "train" else []
-    train_loader = TrainLoader(
+    validate: bool = False,
+) -> tuple[TrainLoader, EvalLoader, EvalLoader | None]:
+    """What reads the run's images: for training, for evaluation, and for the validation loss if that is needed."""
+    dataset, splits, train_envs = data.dataset, data.splits, data.train_envs
+    clean = clean_transform(spec.options.images, dataset, algorithm)
+    augmented = replace(clean, augment=bool(algorithm.hparams["data_augmentation"]), crop=data.facts.crops)
+    reading = Reading(execution.num_workers, device, world=execution.world)
+    train = TrainLoader(
         dataset,
         splits,
         train_envs,
         algorithm.hparams["batch_size"],
         augmented,
         seed=spec.seed,
-        num_workers=execution.num_workers,
         class_balanced=algorithm.hparams["class_balanced"],
         unlabeled_envs=spec.test_envs if spec.task == "domain_adaptation" else (),
-        device=device,
-        world=execution.world,
+        reading=reading,
     )
-    transforms = [augmented if i in evaluated_augmented else clean for i in range(len(dataset))]
-    settings = _eval_settings(spec, execution, algorithm, device)
-    return train_loader, EvalLoader(dataset, splits, transforms, **settings)
+    eval_loader = partial(
+        EvalLoader,
+        dataset,
+        seed=spec.seed,
+        batch_size=execution.eval_batch_size,
+        shuffled=algorithm.predicts_in_context,
+        in_step=execution.parallel != "ddp",
+        keep_bytes=KEEP_BYTES,
+        reading=reading,
+    )
+    through_augmentation = train_envs if spec.options.eval_transforms == "train" else []
+    transforms = [augmented if env in through_augmentation else clean for env in range(len(dataset))]
+    evaluation = eval_loader([split.used for split in splits], transforms)
+    if not (validate or algorithm.needs_validation_loss):
+        return train, evaluation, None
+    outs = [split.out if env in train_envs else split.out[:0] for env, split in enumerate(splits)]
+    return train, evaluation, eval_loader(outs, [clean] * len(dataset))
 
 
-def open_validation(setup: Setup) -> EvalLoader:
-    """The training domains' out-splits without augmentation, read as evaluations are."""
-    nothing = setup.splits[0].out[:0]
-    outs = [nothing if i in setup.spec.test_envs else split.out for i, split in enumerate(setup.splits)]
-    only_outs = [DomainSplit(in_=nothing, out=out, uda=nothing) for out in outs]
-    clean, _ = _make_transforms(setup.spec, setup.dataset.input_shape[-1], setup.algorithm)
-    settings = _eval_settings(setup.spec, setup.execution, setup.algorithm, setup.device)
-    return EvalLoader(setup.dataset, only_outs, [clean] * len(outs), **settings)
-
-
-def _eval_settings(spec: RunSpec, execution: Execution, algorithm: Algorithm, device: torch.device) -> dict[str, Any]:
-    return {
-        "seed": spec.seed,
-        "batch_size": execution.eval_batch_size,
-        "shuffled": algorithm.predicts_in_context,
-        "num_workers": execution.num_workers,
-        "device": device,
-        "world": execution.world,
-        "in_step": execution.parallel != "ddp",
-        "keep_bytes": KEEP_BYTES,
-    }
-
-
-def _make_transforms(spec: RunSpec, size: int, algorithm: Algorithm) -> tuple[ImageTransform, ImageTransform]:
-    """What pictures go through as they are, and augmented."""
+def clean_transform(images: str, dataset: DomainDataset, algorithm: Algorithm) -> ImageTransform:
+    """Pictures to the algorithm's input without augmentation; ``images`` is the run's option."""
     mean, std = algorithm.normalization
-    transform = ImageTransform if spec.options.images == "files" else TensorTransform
-    clean = transform(size=size, mean=mean, std=std)
-    return clean, replace(clean, augment=bool(algorithm.hparams["data_augmentation"]), crop=facts(spec.dataset).crops)
-
-
-def pick_device(name: str) -> torch.device:
-    """'auto' takes CUDA, then Apple's MPS, then the CPU.
-
-    Raises:
-        UserError: for a device that is not there.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        if device.type not in ("cpu", "cuda", "mps"):
-            raise NotImplementedError
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise UserError(f"--device {name} is not available here; allowed: auto, cpu, cuda, cuda:N, mps") from None
-    return device
+    transform = ImageTransform if images == "files" else TensorTransform
+    return transform(size=dataset.input_shape[-1], mean=mean, std=std)
 
 
 def describe(setup: Setup) -> dict[str, Any]:
-    """What DomainBed's records have no place for: names, sizes, versions, options, images left out."""
+    """The content of run.json: what DomainBed's records have no place for."""
     dataset = setup.dataset
     sizes = {
         name: {"in": len(split.in_), "out": len(split.out), "uda": len(split.uda)}

@@ -16,6 +16,8 @@ import sfmoe_dg.models.architectures.registry
 from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
 from sfmoe_dg.analysis.subject.observations import RoutingRecorder, observe
 from sfmoe_dg.analysis.subject.opened import open_run
+from sfmoe_dg.data.build import open_data
+from sfmoe_dg.data.catalog import CATALOG
 from sfmoe_dg.data.sets import styled_digits
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.models.moe.layers import moe_layers
@@ -23,7 +25,7 @@ from sfmoe_dg.models.moe.trace import routing_trace
 from sfmoe_dg.runs.spec import Options, RunSpec
 from sfmoe_dg.training.evaluate import is_correct, predicted_classes
 from sfmoe_dg.training.loop import train
-from sfmoe_dg.training.prepare import Execution, open_data
+from sfmoe_dg.training.prepare import Execution
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +131,7 @@ def test_a_limit_chooses_the_same_objects_in_every_domain(run):
 def test_a_limit_follows_one_order_of_objects_whatever_the_splits_hold(run):
     """Of the objects that two domains' out-splits share, the one domain's chosen ones are among the other's."""
     spec = replace(run.spec, options=Options())
-    mixed = replace(run, spec=spec, splits=open_data(spec)[1])
+    mixed = replace(run, spec=spec, splits=open_data(CATALOG.load(spec.dataset), spec).splits)
     selection = mixed.select(("out",), limit=100)
     objects = [mixed.dataset[env].identities[split.out] for env, split in enumerate(mixed.splits)]
     chosen = [mixed.dataset[env].identities[selection.index[selection.domain == env]] for env in range(4)]

@@ -16,7 +16,7 @@ from sfmoe_dg.compat.domainbed.ours_in_domainbed import add_hparams, new_names
 from sfmoe_dg.compat.domainbed.runner import CHECKOUT_VARIABLE, SHIM, command, environment
 from sfmoe_dg.data.batches.transforms import IMAGENET_MEAN, IMAGENET_STD
 from sfmoe_dg.data.build import build_dataset
-from sfmoe_dg.data.catalog import facts
+from sfmoe_dg.data.catalog import CATALOG
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.results.read import load_records
 from sfmoe_dg.runs.spec import Options, RunSpec
@@ -159,7 +159,7 @@ class TestAdapters:
         class Base:
             N_WORKERS = 8
 
-        entry = facts("StyledDigits")
+        entry = CATALOG.load("StyledDigits")
         digits = dataset_class(entry, Base)
         assert (digits.__name__, digits.N_STEPS, digits.CHECKPOINT_FREQ) == ("StyledDigits", 1001, 100)
         assert list(entry.labels) == digits.ENVIRONMENTS
@@ -174,7 +174,7 @@ class TestAdapters:
         class Base:
             N_WORKERS = 8
 
-        made = dataset_class(facts("PACS"), Base)(str(shared_data), [0], {"data_augmentation": True})
+        made = dataset_class(CATALOG.load("PACS"), Base)(str(shared_data), [0], {"data_augmentation": True})
         assert made.N_WORKERS == 8
         assert torch.equal(made.datasets[0][3][0], made.datasets[0][3][0])
         assert not torch.equal(made.datasets[1][3][0], made.datasets[1][3][0])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from image_trees import write_image
 
-from sfmoe_dg.data.catalog import facts
+from sfmoe_dg.data.catalog import CATALOG
 
 
 def write_tree(root: Path, domains: Sequence[str], classes: Sequence[str]) -> None:
@@ -29,4 +29,4 @@ def packed(folder: Path, archive: Path) -> Path:
 
 
 def classes(name: str) -> list[str]:
-    return [f"class{i:03d}" for i in range(facts(name).num_classes)]
+    return [f"class{i:03d}" for i in range(CATALOG.load(name).num_classes)]

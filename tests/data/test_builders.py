@@ -22,7 +22,7 @@ from sfmoe_dg.data.build import build_dataset
 from sfmoe_dg.data.builders import recipe as recipes
 from sfmoe_dg.data.builders.camera_traps import ANNOTATION_FILES, ANNOTATIONS, IMAGES, chosen, prepare
 from sfmoe_dg.data.builders.duplicates import DUPLICATES, remove_listed
-from sfmoe_dg.data.catalog import facts
+from sfmoe_dg.data.catalog import CATALOG
 from sfmoe_dg.foundation.errors import UserError
 
 
@@ -46,17 +46,17 @@ def build(name: str, tmp_path: Path, *argv: object) -> list[str]:
     ],
 )
 def test_image_folders(tmp_path: Path, script: str, name: str, top: str, renamed: dict[str, str]) -> None:
-    domains = [renamed.get(domain, domain) for domain in facts(name).domains]
+    domains = [renamed.get(domain, domain) for domain in CATALOG.load(name).domains]
     write_tree(tmp_path / "in" / top, domains, classes(name))
     (tmp_path / "in" / top / "ReadMe.txt").write_text("hello")
     archive = packed(tmp_path / "in", tmp_path / "any name.zip")
     said = build(script, tmp_path, "--archive", archive)
     assert f"left out of {recipe(script).sources[0].file}: ReadMe.txt" in said
     dataset = build_dataset(name, str(tmp_path / "data"))
-    assert dataset.domain_names == facts(name).domains
+    assert dataset.domain_names == CATALOG.load(name).domains
     assert archive.exists(), "the user's own file stays"
     hidden = sorted(path.name for path in (tmp_path / "data").iterdir())
-    assert hidden == [".sources", facts(name).folder]
+    assert hidden == [".sources", CATALOG.load(name).folder]
     said = build(script, tmp_path, "--archive", archive)
     assert said[0].endswith("was built before; --verify reads and checks every file")
 

@@ -23,7 +23,7 @@ from sfmoe_dg.cli.train import cache_folder
 from sfmoe_dg.data.batches import cache as cache_module
 from sfmoe_dg.data.batches.cache import CachedDomain, cached
 from sfmoe_dg.data.batches.device_augment import TensorTransform
-from sfmoe_dg.data.batches.loaders import EvalLoader
+from sfmoe_dg.data.batches.loaders import EvalLoader, Reading
 from sfmoe_dg.data.build import build_dataset
 from sfmoe_dg.data.domains import DomainDataset
 from sfmoe_dg.foundation.errors import UserError
@@ -244,7 +244,9 @@ def test_data_in_memory_is_refused(make_dataset, tmp_path: Path) -> None:
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_every_image_is_evaluated_once(tree: Path, tmp_path: Path, num_workers: int) -> None:
     dataset = cached(open_tree(tree), tmp_path)
-    loader = EvalLoader(dataset, None, [TensorTransform(size=24)] * 2, seed=0, batch_size=4, num_workers=num_workers)
+    loader = EvalLoader(
+        dataset, None, [TensorTransform(size=24)] * 2, seed=0, batch_size=4, reading=Reading(num_workers)
+    )
     found = [(batch.env, batch.indices.tolist(), batch.y.tolist()) for batch in loader.batches()]
     loader.close()
     assert found == [(env, part, [i // 3 for i in part]) for env in (0, 1) for part in ([0, 1, 2, 3], [4, 5])]

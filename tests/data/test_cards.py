@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from builder_scripts import FOLDER, NAMES, recipe
 
-from sfmoe_dg.data.catalog import CATALOG, facts
+from sfmoe_dg.data.catalog import CATALOG, DatasetFacts
 
 HEADINGS = ["Source", "Licence", "Counts", "Classes", "Known faults", "Preparation", "How it was checked"]
 
@@ -39,10 +39,29 @@ def test_card_counts_are_those_that_are_checked(name: str) -> None:
     made, card = recipe(name), FOLDER / f"{name}.md"
     expected = dict(made.published)
     if name == "spawrious":  # the same three numbers for all six
-        expected = dict(zip(facts("SpawriousO2O_easy").domains, facts("SpawriousO2O_easy").counts, strict=True))
+        one = CATALOG.load("SpawriousO2O_easy")
+        expected = dict(zip(one.domains, one.counts, strict=True))
     if made.name in CATALOG and CATALOG[made.name].counts:
-        assert tuple(expected.values()) == facts(made.name).counts
+        assert tuple(expected.values()) == CATALOG.load(made.name).counts
     assert card_counts(card) == expected
     assert re.search(rf"\b{made.num_classes}\b", sections(card)["Classes"])
     for source in made.sources:
         assert source.file in card.read_text(encoding="utf-8")
+
+
+def test_the_page_on_data_sets_shows_the_catalog_and_links_every_card() -> None:
+    page = (FOLDER.parent / "docs/datasets.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `\w+` \|.*", page, flags=re.MULTILINE)
+    assert rows == [row(CATALOG.load(name)) for name in CATALOG.registered]
+    assert set(re.findall(r"\(\.\./datasets/(\w+)\.md\)", page)) == {path.stem for path in FOLDER.glob("*.md")}
+
+
+def row(facts: DatasetFacts) -> str:
+    cells = [
+        f"`{facts.name}`",
+        ", ".join(facts.domains) or "your folders",
+        str(facts.num_classes or "yours"),
+        f"{sum(facts.counts):,}" if facts.counts else "–",
+        f"`{facts.folder}`" if facts.folder else "–",
+    ]
+    return f"| {' | '.join(cells)} |"

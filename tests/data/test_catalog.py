@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from sfmoe_dg.data.catalog import CATALOG, facts
+from sfmoe_dg.data.catalog import CATALOG
 from sfmoe_dg.foundation.errors import UserError
 
 # domainbed/datasets.py: DATASETS in its order, with ENVIRONMENTS, folder, classes and CHECKPOINT_FREQ.
@@ -47,7 +47,7 @@ def test_upstream_data_sets_come_first_and_in_its_order() -> None:
 @pytest.mark.parametrize("name", UPSTREAM)
 def test_upstream_facts(name: str) -> None:
     labels, folder, num_classes, checkpoint_freq = UPSTREAM[name]
-    entry = facts(name)
+    entry = CATALOG.load(name)
     assert (" ".join(entry.labels), entry.folder, entry.num_classes, entry.checkpoint_freq, entry.steps) == (
         labels,
         folder,
@@ -59,7 +59,7 @@ def test_upstream_facts(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(CATALOG))
 def test_facts_are_consistent(name: str) -> None:
-    entry = facts(name)
+    entry = CATALOG.load(name)
     assert entry.name == name
     assert len(entry.labels) == len(entry.domains)
     assert len(entry.counts) in (0, len(entry.domains))
@@ -69,10 +69,10 @@ def test_facts_are_consistent(name: str) -> None:
 
 
 def test_published_totals() -> None:
-    totals = {name: sum(facts(name).counts) for name in ("VLCS", "PACS", "OfficeHome", "TerraIncognita", "DomainNet")}
-    assert totals == {"VLCS": 10729, "PACS": 9991, "OfficeHome": 15588, "TerraIncognita": 24788, "DomainNet": 586575}
+    totals = {"VLCS": 10729, "PACS": 9991, "OfficeHome": 15588, "TerraIncognita": 24788, "DomainNet": 586575}
+    assert {name: sum(CATALOG.load(name).counts) for name in totals} == totals
 
 
 def test_unknown_name_lists_the_nearest() -> None:
     with pytest.raises(UserError, match="unknown data set 'OficeHome': did you mean OfficeHome"):
-        facts("OficeHome")
+        CATALOG.load("OficeHome")

@@ -14,7 +14,7 @@ from torchvision import transforms as tv
 
 from sfmoe_dg.data.batches import device_augment as da
 from sfmoe_dg.data.batches.cache import cached
-from sfmoe_dg.data.batches.loaders import EvalLoader, TrainLoader
+from sfmoe_dg.data.batches.loaders import EvalLoader, Reading, TrainLoader
 from sfmoe_dg.data.batches.transforms import ImageTransform
 from sfmoe_dg.data.splits import split_domains
 
@@ -165,7 +165,7 @@ def test_any_number_of_workers_gives_the_same_batches(tiny_folder, tmp_path: Pat
     transform = da.TensorTransform(augment=True, size=16)
 
     def batches(workers: int) -> list[torch.Tensor]:
-        loader = TrainLoader(dataset, splits, [1, 2], 4, transform, seed=3, num_workers=workers)
+        loader = TrainLoader(dataset, splits, [1, 2], 4, transform, seed=3, reading=Reading(workers))
         found = [x for batch in loader.batches(2, 6) for x, _ in batch.minibatches]
         loader.close()
         return found
@@ -182,7 +182,7 @@ def test_files_and_cache_give_the_same_batches_of_small_pictures(tiny_folder, tm
     for dataset in (tiny_folder, cached(tiny_folder, tmp_path)):
         splits = split_domains(dataset, [0])
         transform = da.TensorTransform(augment=True, size=16)
-        loader = TrainLoader(dataset, splits, [1, 2], 4, transform, seed=3, num_workers=0)
+        loader = TrainLoader(dataset, splits, [1, 2], 4, transform, seed=3, reading=Reading(0))
         found.append([x for batch in loader.batches(0, 3) for x, _ in batch.minibatches])
         loader.close()
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
@@ -194,7 +194,7 @@ def test_evaluation_does_not_depend_on_the_batches(tiny_folder, tmp_path: Path) 
 
     def run(step: int, batch_size: int) -> torch.Tensor:
         transforms = [clean, augmented, augmented]
-        loader = EvalLoader(dataset, None, transforms, seed=5, batch_size=batch_size, num_workers=0)
+        loader = EvalLoader(dataset, None, transforms, seed=5, batch_size=batch_size, reading=Reading(0))
         return torch.cat([batch.x for batch in loader.batches(step)])
 
     reference, later = run(300, 12), run(600, 12)
@@ -207,7 +207,7 @@ def test_evaluation_resizes_as_the_files_do(tiny_folder, tmp_path: Path) -> None
     """The same pictures as without a cache, up to the kernels' rounding (two grey levels)."""
 
     def run(dataset, transform) -> torch.Tensor:
-        loader = EvalLoader(dataset, None, [transform] * 3, seed=0, num_workers=0)
+        loader = EvalLoader(dataset, None, [transform] * 3, seed=0, reading=Reading(0))
         return torch.cat([batch.x for batch in loader.batches()])
 
     ours = run(cached(tiny_folder, tmp_path), da.TensorTransform(size=224))

@@ -13,7 +13,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from sfmoe_dg.data.build import build_dataset
-from sfmoe_dg.data.catalog import IMAGE_EXTENSIONS, facts
+from sfmoe_dg.data.catalog import CATALOG
+from sfmoe_dg.data.facts.image_folders import IMAGE_EXTENSIONS
 from sfmoe_dg.data.sets.image_folder import BadImageError, load_rgb
 from sfmoe_dg.foundation.errors import UserError
 
@@ -75,7 +76,7 @@ PACS_CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "perso
 
 
 def make_pacs(root: Path) -> Path:
-    return write_tree(root / "PACS", facts("PACS").domains, PACS_CLASSES, per_class=1)
+    return write_tree(root / "PACS", CATALOG.load("PACS").domains, PACS_CLASSES, per_class=1)
 
 
 def remove(path: Path) -> None:
@@ -102,7 +103,7 @@ def remove(path: Path) -> None:
         ),
         (lambda root: (root / "PACS/sketch/cat").mkdir(), "domain sketch differ from those of art_painting: extra cat"),
         (
-            lambda root: [remove(root / "PACS" / domain / "dog") for domain in facts("PACS").domains],
+            lambda root: [remove(root / "PACS" / domain / "dog") for domain in CATALOG.load("PACS").domains],
             r"PACS has 7 classes, but .* holds 6 \(elephant, giraffe, guitar, horse, house and 1 more\)",
         ),
         (lambda root: (root / "PACS/photo/dog/0.png").unlink(), "domain photo has no image of class dog, in"),
@@ -141,7 +142,7 @@ def test_data_dir_mistakes(tmp_path: Path) -> None:
 def test_cub_dg_identities(tmp_path: Path) -> None:
     """The same class folder and stem is the same photograph, whatever the extension."""
     classes = [f"{i:03d}.Bird" for i in range(200)]
-    write_tree(tmp_path / "CUB_DG", facts("CUBDG").domains, classes, per_class=1)
+    write_tree(tmp_path / "CUB_DG", CATALOG.load("CUBDG").domains, classes, per_class=1)
     write_image(tmp_path / "CUB_DG" / "Natural" / classes[3] / "1.jpg")
     write_image(tmp_path / "CUB_DG" / "Udnie" / classes[3] / "1.png")
     dataset = build_dataset("CUBDG", str(tmp_path))

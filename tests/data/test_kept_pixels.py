@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sfmoe_dg.data.batches.kept_pixels import KeptPixels
-from sfmoe_dg.data.batches.loaders import EvalLoader
+from sfmoe_dg.data.batches.loaders import EvalLoader, Reading
 from sfmoe_dg.data.batches.transforms import ImageTransform
 from sfmoe_dg.data.domains import Domain, DomainDataset
 
@@ -55,7 +55,7 @@ def assert_same(left: list[tuple], right: list[tuple]) -> None:
 
 def test_clean_domains_are_decoded_once_and_augmented_ones_every_time(counting) -> None:
     loaders = [
-        EvalLoader(counting, None, [CLEAN, AUGMENT, CLEAN], seed=0, batch_size=5, num_workers=0, keep_bytes=keep)
+        EvalLoader(counting, None, [CLEAN, AUGMENT, CLEAN], seed=0, batch_size=5, reading=Reading(0), keep_bytes=keep)
         for keep in (10**6, 0)
     ]
     for step in (0, 10, 20):
@@ -68,7 +68,7 @@ def test_clean_domains_are_decoded_once_and_augmented_ones_every_time(counting) 
 def test_the_bound_is_kept_and_changes_no_batch(tiny_folder, num_workers: int) -> None:
     """Room for 7 of 36 images, in batches of 5: the second batch is kept in part, and read again."""
     loaders = [
-        EvalLoader(tiny_folder, None, [CLEAN] * 3, seed=0, batch_size=5, num_workers=num_workers, keep_bytes=keep)
+        EvalLoader(tiny_folder, None, [CLEAN] * 3, seed=0, batch_size=5, reading=Reading(num_workers), keep_bytes=keep)
         for keep in (7 * IMAGE_BYTES + 1, 0)
     ]
     for step in (0, 10):
@@ -79,7 +79,7 @@ def test_the_bound_is_kept_and_changes_no_batch(tiny_folder, num_workers: int) -
 
 def test_other_batches_of_the_same_images(counting) -> None:
     """An evaluation of the out-split alone divides the images otherwise, and finds them all."""
-    loader = EvalLoader(counting, None, [CLEAN] * 3, seed=0, batch_size=5, num_workers=0, keep_bytes=10**6)
+    loader = EvalLoader(counting, None, [CLEAN] * 3, seed=0, batch_size=5, reading=Reading(0), keep_bytes=10**6)
     everything(loader, 0)
     some = np.array([1, 4, 5, 6, 9, 11])
     found = everything(loader, 10, envs=[1], only={1: some})
@@ -89,7 +89,7 @@ def test_other_batches_of_the_same_images(counting) -> None:
 
 
 def test_closing_forgets(counting) -> None:
-    loader = EvalLoader(counting, None, [CLEAN] * 3, seed=0, num_workers=0, keep_bytes=10**6)
+    loader = EvalLoader(counting, None, [CLEAN] * 3, seed=0, reading=Reading(0), keep_bytes=10**6)
     for _ in range(2):
         everything(loader, 0)
         loader.close()

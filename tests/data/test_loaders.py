@@ -14,7 +14,7 @@ import pytest
 import torch
 from image_trees import write_tree
 
-from sfmoe_dg.data.batches.loaders import EvalLoader, TrainLoader
+from sfmoe_dg.data.batches.loaders import EvalLoader, Reading, TrainLoader
 from sfmoe_dg.data.batches.transforms import ImageTransform
 from sfmoe_dg.data.batches.workers import _Pixels, auto_num_workers
 from sfmoe_dg.data.build import build_dataset
@@ -29,7 +29,7 @@ CLEAN = ImageTransform(size=16)
 
 def train_loader(dataset: DomainDataset, num_workers: int = 0, **kwargs) -> TrainLoader:
     splits = split_domains(dataset, [0], uda_fraction=0.4)
-    options = {"seed": 3, "num_workers": num_workers, "unlabeled_envs": [0]} | kwargs
+    options = {"seed": 3, "reading": Reading(num_workers), "unlabeled_envs": [0]} | kwargs
     return TrainLoader(dataset, splits, [1, 2], 4, options.pop("transform", AUGMENT), **options)
 
 
@@ -78,7 +78,7 @@ def test_any_step_can_be_made_again(tiny_folder, num_workers: int) -> None:
 @pytest.mark.slow
 def test_spawned_workers_give_the_same_batches(tiny_folder) -> None:
     """The way worker processes start on macOS and Windows."""
-    spawned = steps(train_loader(tiny_folder, 1, start_method="spawn"), 0, 2)
+    spawned = steps(train_loader(tiny_folder, reading=Reading(1, start_method="spawn")), 0, 2)
     assert_equal(steps(train_loader(tiny_folder), 0, 2), spawned)
 
 
@@ -136,7 +136,7 @@ def test_global_generators_are_left_alone(tiny_folder) -> None:
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
     for num_workers in (0, 1):
         steps(train_loader(tiny_folder, num_workers), 0, 2)
-        evaluation = EvalLoader(tiny_folder, None, [AUGMENT] * 3, seed=0, num_workers=num_workers)
+        evaluation = EvalLoader(tiny_folder, None, [AUGMENT] * 3, seed=0, reading=Reading(num_workers))
         list(evaluation.batches(0))
         evaluation.close()
     assert torch.equal(before[0], torch.get_rng_state())
@@ -159,7 +159,8 @@ def test_augmentation_is_of_the_image_alone(tiny_folder) -> None:
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_evaluation_reads_every_image_once(tiny_folder, num_workers: int) -> None:
     splits = split_domains(tiny_folder, [0], uda_fraction=0.4)
-    loader = EvalLoader(tiny_folder, splits, [CLEAN] * 3, seed=0, batch_size=5, num_workers=num_workers)
+    used = [split.used for split in splits]
+    loader = EvalLoader(tiny_folder, used, [CLEAN] * 3, seed=0, batch_size=5, reading=Reading(num_workers))
     for _ in range(2):  # the second pass uses the same workers
         batches = list(loader.batches())
         assert [(b.env, b.indices.tolist()) for b in batches] == [
@@ -177,7 +178,7 @@ def test_evaluation_reads_only_what_is_in_a_split(make_dataset) -> None:
     identities = [np.arange(50), np.arange(50)]
     dataset = make_dataset([50, 50], identities)
     splits = split_domains(dataset, [1], policy="identity")
-    loader = EvalLoader(dataset, splits, [CLEAN] * 2, seed=0)
+    loader = EvalLoader(dataset, [split.used for split in splits], [CLEAN] * 2, seed=0)
     assert [len(batch.indices) for batch in loader.batches()] == [40, 10]
 
 
@@ -186,7 +187,7 @@ def test_evaluation_through_augmentation(tiny_folder) -> None:
 
     def run(step: int, batch_size: int, num_workers: int) -> torch.Tensor:
         transforms = [CLEAN, AUGMENT, AUGMENT]
-        loader = EvalLoader(tiny_folder, None, transforms, seed=5, batch_size=batch_size, num_workers=num_workers)
+        loader = EvalLoader(tiny_folder, None, transforms, seed=5, batch_size=batch_size, reading=Reading(num_workers))
         x = torch.cat([batch.x for batch in loader.batches(step)])
         loader.close()
         return x
@@ -203,7 +204,7 @@ def test_a_bad_image_arrives_as_one_sentence(tmp_path: Path, num_workers: int) -
     root = write_tree(tmp_path, domains=("a", "b"), per_class=3)
     (root / "b/dog/2.png").write_text("spoiled")
     dataset = build_dataset("ImageFolder", str(root))
-    loader = EvalLoader(dataset, None, [CLEAN] * 2, seed=0, batch_size=2, num_workers=num_workers)
+    loader = EvalLoader(dataset, None, [CLEAN] * 2, seed=0, batch_size=2, reading=Reading(num_workers))
     with pytest.raises(UserError) as raised:
         list(loader.batches())
     assert str(raised.value) == (
@@ -223,7 +224,7 @@ class DyingDomain(Domain):
 
 def test_a_dead_worker_does_not_hang() -> None:
     dataset = DomainDataset("Dying", (DyingDomain("one", [0] * 4),), (3, 16, 16), ("only",), ("one",))
-    loader = EvalLoader(dataset, None, [CLEAN], seed=0, num_workers=2)
+    loader = EvalLoader(dataset, None, [CLEAN], seed=0, reading=Reading(2))
     with pytest.raises(UserError, match=r"a data-loading worker died .* try --num_workers 1"):
         list(loader.batches())
     loader.close()
@@ -237,7 +238,7 @@ class FaultyDomain(DyingDomain):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_fault_in_a_worker_is_not_a_dead_worker(num_workers: int) -> None:
     dataset = DomainDataset("Faulty", (FaultyDomain("one", [0] * 4),), (3, 16, 16), ("only",), ("one",))
-    loader = EvalLoader(dataset, None, [CLEAN], seed=0, num_workers=num_workers)
+    loader = EvalLoader(dataset, None, [CLEAN], seed=0, reading=Reading(num_workers))
     with pytest.raises(RuntimeError, match="this reader has a fault"):
         list(loader.batches())
     loader.close()
@@ -245,11 +246,11 @@ def test_a_fault_in_a_worker_is_not_a_dead_worker(num_workers: int) -> None:
 
 INTERRUPTED = """
 import sys, os, signal
-from sfmoe_dg.data.build import build_dataset
-from sfmoe_dg.data.batches.loaders import EvalLoader
+from sfmoe_dg.data.batches.loaders import EvalLoader, Reading
 from sfmoe_dg.data.batches.transforms import ImageTransform
+from sfmoe_dg.data.build import build_dataset
 dataset = build_dataset("ImageFolder", sys.argv[1])
-loader = EvalLoader(dataset, None, [ImageTransform(size=16)] * 3, seed=0, batch_size=1, num_workers=2)
+loader = EvalLoader(dataset, None, [ImageTransform(size=16)] * 3, seed=0, batch_size=1, reading=Reading(2))
 try:
     for i, batch in enumerate(loader.batches()):
         if i == 5:
@@ -281,7 +282,7 @@ def test_bad_arguments(tiny_folder, make_dataset) -> None:
     ):
         TrainLoader(tiny_folder, splits, [1], 4, CLEAN, seed=0, unlabeled_envs=[0])
     with pytest.raises(UserError, match="num_workers is -1; it must be at least 0"):
-        TrainLoader(tiny_folder, splits, [1], 4, CLEAN, seed=0, num_workers=-1)
+        TrainLoader(tiny_folder, splits, [1], 4, CLEAN, seed=0, reading=Reading(-1))
 
 
 def test_automatic_number_of_workers(tiny_folder, make_dataset, monkeypatch) -> None:

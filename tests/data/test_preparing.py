@@ -14,14 +14,14 @@ from image_trees import write_image
 from small_archives import classes, packed, write_tree
 
 from sfmoe_dg.data.builders import recipe as recipes
-from sfmoe_dg.data.catalog import facts
+from sfmoe_dg.data.catalog import CATALOG
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.locks import file_lock
 
 
 @pytest.fixture
 def pacs_zip(tmp_path: Path) -> bytes:
-    write_tree(tmp_path / "in" / "kfold", facts("PACS").domains, classes("PACS"))
+    write_tree(tmp_path / "in" / "kfold", CATALOG.load("PACS").domains, classes("PACS"))
     return packed(tmp_path / "in", tmp_path / "PACS.zip").read_bytes()
 
 
@@ -105,7 +105,8 @@ def test_what_was_unpacked_from_another_archive_is_not_used(tmp_path: Path, pacs
     with pytest.raises(UserError, match=r"PACS\.zip holds no folder with art_painting, .*; is it the right archive"):
         recipes.build(made, out, given={"PACS.zip": wrong})
     assert recipes.build(made, out, given={"PACS.zip": tmp_path / "PACS.zip"})
-    assert sorted(path.name for path in (out / "PACS").iterdir() if path.is_dir()) == sorted(facts("PACS").domains)
+    domains = sorted(path.name for path in (out / "PACS").iterdir() if path.is_dir())
+    assert domains == sorted(CATALOG.load("PACS").domains)
     (note,) = json.loads((out / ".sources/PACS.json").read_text()).values()
     assert note["sha256"] == recipes.digests(tmp_path / "PACS.zip").sha256
     assert not list(out.glob(".building*"))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from sfmoe_dg.data.batches.loaders import TrainLoader
+from sfmoe_dg.data.batches.loaders import Reading, TrainLoader
 from sfmoe_dg.data.batches.side_stream import one_ahead, side_stream, tensors_in, to_device
 from sfmoe_dg.data.batches.transforms import ImageTransform
 from sfmoe_dg.data.splits import split_domains
@@ -88,7 +88,7 @@ def test_batches_on_the_device_are_those_of_the_cpu(tiny_folder) -> None:
         pytest.skip("needs a CUDA device")
     splits, transform = split_domains(tiny_folder, [0]), ImageTransform(augment=True, size=16)
     loaders = [
-        TrainLoader(tiny_folder, splits, [1, 2], 4, transform, seed=3, num_workers=2, device=device)
+        TrainLoader(tiny_folder, splits, [1, 2], 4, transform, seed=3, reading=Reading(2, device))
         for device in ("cpu", "cuda")
     ]
     for on_cpu, on_gpu in zip(*(loader.batches(0, 20) for loader in loaders), strict=True):

@@ -13,7 +13,7 @@ from torchvision import transforms as tv
 
 from sfmoe_dg.data.batches.transforms import IMAGENET_MEAN, IMAGENET_STD, ImageTransform
 from sfmoe_dg.data.build import build_dataset
-from sfmoe_dg.data.catalog import facts
+from sfmoe_dg.data.catalog import CATALOG
 from sfmoe_dg.data.sets import spawrious
 from sfmoe_dg.data.sets.spawrious import OWN_BACKGROUND, RULES, Part, parts
 from sfmoe_dg.foundation.errors import UserError
@@ -51,8 +51,8 @@ def test_numbers() -> None:
 def test_counts_of_the_catalog(name: str) -> None:
     """With 3168 images in every folder; without a limit all are taken."""
     counts = [sum(part.limit or 3168 for part in chosen) for chosen in parts(name).values()]
-    assert tuple(counts) == facts(name).counts
-    assert tuple(parts(name)) == facts(name).domains
+    assert tuple(counts) == CATALOG.load(name).counts
+    assert tuple(parts(name)) == CATALOG.load(name).domains
 
 
 # Per domain: environment folder, background, breed and how many of its four images, written down from DomainBed's
@@ -139,8 +139,8 @@ def test_augmentation_does_not_crop() -> None:
     """DomainBed's list of transforms for Spawrious, with the same random numbers."""
     import torch
 
-    assert not facts("SpawriousO2O_easy").crops
-    assert facts("PACS").crops
+    assert not CATALOG.load("SpawriousO2O_easy").crops
+    assert CATALOG.load("PACS").crops
     picture = Image.fromarray(np.random.RandomState(0).randint(0, 256, (50, 70, 3), dtype=np.uint8))
     wanted = tv.Compose(
         [

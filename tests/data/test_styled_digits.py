@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sfmoe_dg.data.build import build_dataset
-from sfmoe_dg.data.catalog import facts
+from sfmoe_dg.data.catalog import CATALOG
 from sfmoe_dg.data.domains import DomainDataset, InMemoryDomain
 from sfmoe_dg.data.sets.styled_digits import STYLES, digits, draw, enlarge
 from sfmoe_dg.data.splits import count_shared_identities, split_domains
@@ -37,7 +37,7 @@ def test_pictures_are_these_bits(styled: DomainDataset) -> None:
 
 
 def test_facts_and_domains_agree(styled: DomainDataset) -> None:
-    entry = facts("StyledDigits")
+    entry = CATALOG.load("StyledDigits")
     assert styled.domain_names == entry.domains == tuple(sorted(STYLES))
     assert tuple(map(len, styled)) == entry.counts
     assert (styled.num_classes, styled.input_shape) == (entry.num_classes, entry.input_shape)

@@ -12,7 +12,7 @@ from wilds_trees import write_camelyon, write_fmow
 
 from sfmoe_dg.data.builders.manifest import differences, files_below, read_manifest, write_manifest
 from sfmoe_dg.data.builders.verify import verify
-from sfmoe_dg.data.catalog import facts
+from sfmoe_dg.data.catalog import CATALOG
 from sfmoe_dg.foundation.errors import UserError
 
 PACS_CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
@@ -21,7 +21,7 @@ PACS_CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "perso
 @pytest.fixture
 def pacs(tmp_path: Path) -> Path:
     """The folder PACS with one image per domain and class."""
-    return write_tree(tmp_path / "PACS", facts("PACS").domains, PACS_CLASSES, per_class=1)
+    return write_tree(tmp_path / "PACS", CATALOG.load("PACS").domains, PACS_CLASSES, per_class=1)
 
 
 def test_manifest_names_every_difference(pacs: Path) -> None:

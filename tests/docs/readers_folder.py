@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT / "tests" / "data"))
 
 from cub_trees import write_cub, write_styles
 
-from sfmoe_dg.data.catalog import facts
+from sfmoe_dg.data.catalog import CATALOG
 
 PACS_CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 STUDY = "results/quickstart"
@@ -45,10 +45,10 @@ def make_folder(folder: Path) -> Path:
     for entry in STUDY_LINES:
         text = re.sub(entry.pattern, entry.becomes, text, flags=re.MULTILINE)
     quickstart.write_text(text)
-    _write_pictures(folder / "DATA" / "PACS", facts("PACS").domains, PACS_CLASSES, 1)
+    _write_pictures(folder / "DATA" / "PACS", CATALOG.load("PACS").domains, PACS_CLASSES, 1)
     _write_pictures(folder / "ROOT", ("one", "two"), ("cat", "dog"), 3)
     for name in _TABLE_1:
-        (folder / "DATA" / facts(name).folder).mkdir()
+        (folder / "DATA" / CATALOG.load(name).folder).mkdir()
     _write_digits(folder / "DATA" / "MNIST" / "raw")
     if checkout := domainbed():
         (folder / "DomainBed").symlink_to(checkout)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from findings import levels
 
-from sfmoe_dg.data.builders.recipe import Recipe
-from sfmoe_dg.data.catalog import CATALOG, facts
+from sfmoe_dg.data.builders.recipe import Recipe, from_catalog
+from sfmoe_dg.data.catalog import CATALOG
 from sfmoe_dg.doctor import datasets
 from sfmoe_dg.doctor.findings import Level
 
@@ -58,11 +58,9 @@ def test_a_data_set_that_is_absent_is_named_once_and_one_that_cannot_be_read_is_
     (found,) = datasets.absent(tmp_path)
     assert found.level is Level.OK
     assert "PACS" in found.text
-    assert "ColoredMNIST and RotatedMNIST, " in found.text
+    assert "MNIST, " in found.text
     assert "Camelyon" not in found.text
-    (recipe,) = (
-        r for f, e in datasets.by_folder().items() if (r := datasets._recipe(f, e)) and r.name == "WILDSCamelyon"
-    )
+    recipe = next(recipe for recipe in datasets.recipes() if recipe.name == "WILDSCamelyon")
     (found,) = datasets.whole(tmp_path, recipe)
     assert found.level is Level.PROBLEM
     assert "metadata.csv is missing" in found.text
@@ -74,21 +72,18 @@ def test_a_data_set_that_is_absent_is_named_once_and_one_that_cannot_be_read_is_
 
 
 def test_every_data_set_with_a_folder_can_be_counted():
-    recipes = {folder: datasets._recipe(folder, entries) for folder, entries in datasets.by_folder().items()}
-    assert set(recipes) == {facts(name).folder for name in CATALOG.registered if facts(name).folder}
-    assert None not in recipes.values()
+    recipes = {recipe.folder: recipe for recipe in datasets.recipes()}
+    known = [CATALOG.load(name) for name in CATALOG.registered]
+    assert set(recipes) == {facts.folder for facts in known if facts.folder}
     pacs, digits, dogs = recipes["PACS"], recipes["MNIST"], recipes["spawrious224"]
-    assert pacs is not None
-    assert pacs.published == dict(zip(facts("PACS").domains, (2048, 2344, 1670, 3929), strict=True))
-    assert digits is not None
-    assert sum(digits.published.values()) == sum(facts("RotatedMNIST").counts) == sum(facts("ColoredMNIST").counts)
-    assert dogs is not None
+    assert pacs.published == dict(zip(CATALOG.load("PACS").domains, (2048, 2344, 1670, 3929), strict=True))
+    for name in ("ColoredMNIST", "RotatedMNIST"):
+        assert sum(digits.published.values()) == sum(CATALOG.load(name).counts)
     assert len(dogs.domains) == 6 * 3
 
 
 def test_the_real_sample_is_told_from_the_whole(shared_data):
-    recipe = datasets._recipe("PACS", [facts("PACS")])
-    assert recipe is not None
+    recipe = from_catalog("PACS")
     (found,) = datasets.whole(shared_data, recipe)
     assert found.level is Level.WARNING
     assert "PACS: 1998 images, published are 9991" in found.text

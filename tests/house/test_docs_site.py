@@ -15,7 +15,7 @@ import yaml
 
 from sfmoe_dg.analysis.compare.published_numbers import published
 from sfmoe_dg.cli.main import main
-from sfmoe_dg.data.catalog import facts
+from sfmoe_dg.data.catalog import CATALOG
 from sfmoe_dg.runs.spec import RunSpec
 from sfmoe_dg.sweeps.plan import plan
 from sfmoe_dg.sweeps.study import read_spec
@@ -178,7 +178,7 @@ def test_the_costs_of_table_1_are_those_of_the_plan(in_root):
     runs = table1()
     assert len(runs) == 288 + 108
     for dataset, *cells in rows:
-        own, known = [run for run in runs if run.dataset == dataset], facts(dataset)
+        own, known = [run for run in runs if run.dataset == dataset], CATALOG.load(dataset)
         steps, frequency = own[0].steps or known.steps, own[0].checkpoint_freq or known.checkpoint_freq
         evaluations = len([step for step in range(steps) if step % frequency == 0 or step == steps - 1])
         images, batch = sum(known.counts), 32 * (len(known.domains) - 1)
@@ -205,7 +205,7 @@ def test_table_1_trains_with_the_published_settings(in_root):
 @pytest.mark.parametrize(("study", "runs"), [(STUDIES[0], 288), (STUDIES[1], 108)])
 def test_table_1_plans_with_the_command_of_the_page(study, runs, in_root, tmp_path, capsys):
     for name in read_spec(study).datasets:
-        (tmp_path / facts(name).folder).mkdir()
+        (tmp_path / CATALOG.load(name).folder).mkdir()
     out = tmp_path / "out"
     assert main(["sweep", study, "--data_dir", str(tmp_path), "--output_dir", str(out), "--dry_run"]) == 0
     lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]

@@ -19,10 +19,10 @@ from PIL import Image
 from sfmoe_dg.data.batches.workers import auto_num_workers
 from sfmoe_dg.data.cub_dg import build as cub_dg
 from sfmoe_dg.foundation.cores import usable_cores
+from sfmoe_dg.foundation.devices import pick_device
 from sfmoe_dg.foundation.glibc_memory import keep_freed_memory
 from sfmoe_dg.runs import lease, owner
 from sfmoe_dg.training.checkpoint import Random
-from sfmoe_dg.training.prepare import pick_device
 
 SPAWN = """
 import multiprocessing

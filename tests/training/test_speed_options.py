@@ -13,7 +13,7 @@ from sfmoe_dg.results.selection import SELECTION_METHODS, group_records, select
 from sfmoe_dg.runs.spec import Options, RunSpec
 from sfmoe_dg.training import model_file
 from sfmoe_dg.training.loop import Stopped, StopRequest, train
-from sfmoe_dg.training.pending_values import Seen
+from sfmoe_dg.training.pending_values import PendingValues
 from sfmoe_dg.training.prepare import Execution, prepare
 
 CPU = Execution(device="cpu", num_workers=0)
@@ -33,9 +33,9 @@ def records(folder):
     return lines
 
 
-class TestSeen:
+class TestPendingValues:
     def test_numbers_are_read_when_they_are_asked_for(self):
-        seen = Seen({"loss": [1.5]})
+        seen = PendingValues({"loss": [1.5]})
         seen.add({"loss": torch.tensor(0.1), "count": 2.0})
         seen.add({"loss": torch.tensor(0.2), "half": torch.tensor(0.25, dtype=torch.bfloat16)})
         one, two = torch.tensor(0.1).item(), torch.tensor(0.2).item()
@@ -44,20 +44,20 @@ class TestSeen:
         assert seen.means()["loss"] == float(np.mean([1.5, one, two]))
 
     def test_a_graph_is_let_go(self):
-        seen = Seen()
+        seen = PendingValues()
         weight = torch.ones((), requires_grad=True)
         seen.add({"loss": weight * 2})
         assert seen.numbers() == {"loss": [2.0]}
         json.dumps(seen.numbers())
 
     def test_cleared_it_knows_nothing(self):
-        seen = Seen({"loss": [1.0]})
+        seen = PendingValues({"loss": [1.0]})
         seen.clear()
         assert seen.means() == {}
 
     def test_what_was_handed_in_stays_the_callers(self):
         given = {"loss": [1.0]}
-        Seen(given).add({"loss": 2.0})
+        PendingValues(given).add({"loss": 2.0})
         assert given == {"loss": [1.0]}
 
 

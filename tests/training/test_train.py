@@ -10,13 +10,14 @@ import torch
 from PIL import Image
 
 from sfmoe_dg.foundation import torch_files
+from sfmoe_dg.foundation.devices import pick_device
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.runs.spec import Options, RunSpec
 from sfmoe_dg.training import loop as training
 from sfmoe_dg.training import model_file
 from sfmoe_dg.training.loop import train
 from sfmoe_dg.training.model_file import load_model
-from sfmoe_dg.training.prepare import Execution, pick_device, prepare
+from sfmoe_dg.training.prepare import Execution, prepare
 
 FAST = {"dataset": "Debug28", "steps": 3, "checkpoint_freq": 2, "hparams": '{"batch_size": 4}'}
 CPU = Execution(device="cpu", num_workers=0)

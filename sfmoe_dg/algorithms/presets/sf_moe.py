@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from sfmoe_dg.algorithms.erm import ERM
-from sfmoe_dg.data.catalog import CATALOG, facts
+from sfmoe_dg.data.catalog import CATALOG
 from sfmoe_dg.runs.hparams import Hparam, log10_uniform
 
 
@@ -40,5 +40,5 @@ class SFMoE(ERM):
 
 def backbone_for(dataset: str, large: str, tiny: str) -> str:
     """The 224 px model, or its tiny twin where the data set's pictures are small."""
-    small = dataset in CATALOG and facts(dataset).input_shape[-1] < 64
+    small = dataset in CATALOG and CATALOG.load(dataset).input_shape[-1] < 64
     return tiny if small else large

@@ -10,18 +10,19 @@ import numpy as np
 from torch import Tensor
 
 from sfmoe_dg.algorithms.base import Algorithm, Precision
-from sfmoe_dg.data.batches.device_augment import TensorTransform
-from sfmoe_dg.data.batches.loaders import EvalLoader
-from sfmoe_dg.data.batches.transforms import ImageTransform
+from sfmoe_dg.data.batches.loaders import EvalLoader, Reading
 from sfmoe_dg.data.batches.workers import DomainBatch
+from sfmoe_dg.data.build import open_data
+from sfmoe_dg.data.catalog import CATALOG
 from sfmoe_dg.data.domains import DomainDataset
 from sfmoe_dg.data.splits import DomainSplit
+from sfmoe_dg.foundation.devices import pick_device
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.seeds import generator, seed_everything
 from sfmoe_dg.results.read import last_record
 from sfmoe_dg.runs.spec import RunSpec
 from sfmoe_dg.training.model_file import load_model
-from sfmoe_dg.training.prepare import open_data, pick_device
+from sfmoe_dg.training.prepare import clean_transform
 
 SPLITS = ("in", "out", "uda")
 
@@ -121,22 +122,14 @@ class OpenedRun:
         Raises:
             UserError: if an image does not decode.
         """
-        nothing = np.array([], dtype=np.int64)
-        wanted = [
-            DomainSplit(in_=selection.index[selection.domain == env], out=nothing, uda=nothing)
-            for env in range(len(self.dataset))
-        ]
-        mean, std = self.algorithm.normalization
-        kind = ImageTransform if self.spec.options.images == "files" else TensorTransform
         loader = EvalLoader(
             self.dataset,
-            wanted,
-            [kind(size=self.dataset.input_shape[-1], mean=mean, std=std)] * len(self.dataset),
+            [selection.index[selection.domain == env] for env in range(len(self.dataset))],
+            [clean_transform(self.spec.options.images, self.dataset, self.algorithm)] * len(self.dataset),
             seed=self.spec.seed,
             batch_size=batch_size,
             shuffled=self.algorithm.predicts_in_context,
-            num_workers=num_workers,
-            device=self.device,
+            reading=Reading(num_workers, self.device),
         )
         try:
             yield from loader.batches()
@@ -174,6 +167,6 @@ def open_run(
     algorithm = load_model(folder)
     torch_device = pick_device(device)
     seed_everything(spec.seed)
-    dataset, splits = open_data(spec, cache_dir)
+    data = open_data(CATALOG.load(spec.dataset), spec, cache_dir)
     algorithm.precision = Precision(spec.options.precision, torch_device.type)
-    return OpenedRun(folder, spec, algorithm.to(torch_device), dataset, splits, str(torch_device))
+    return OpenedRun(folder, spec, algorithm.to(torch_device), data.dataset, data.splits, str(torch_device))

@@ -1,13 +1,13 @@
-"""Every image decoded once, for all runs on a machine: memory-mapped uint8 pixels, one file per domain.
+"""Caches of decoded images, shared by all runs on a machine: memory-mapped uint8 pixels, one file per domain.
 
-What differs from reading the files: a picture whose shorter side is longer than ``SHORT_SIDE`` is made smaller once,
-before any crop, so crops are taken from the smaller picture and resized a second time. Smaller pictures are kept as
-they are (PACS at 227 pixels: its caches hold exactly what the decoder gave).
+The results differ from reading the files: a picture whose shorter side exceeds ``SHORT_SIDE`` is shrunk before it is
+stored, so crops are taken from the smaller picture and resized a second time. Other pictures are stored as they are
+(PACS has 227 pixels: its caches hold exactly what the decoder gave).
 
-A cache is found by a hash of what it was made from: the paths of the images in their order, their sizes and times of
-modification, the short side and the format below. When any of these changes, another cache is built; delete the folder
-to get rid of old ones. The first run that needs a cache builds it, in threads, since Pillow decodes outside Python's
-lock; a second one waits for it. A file is moved to its name when it is whole.
+A cache's name holds a hash of what it was made from: the paths of the images in their order, their sizes and times of
+modification, the short side and the format below. If any of these changes, another cache is built; delete the folder
+to remove old ones. The first run that needs a cache builds it, in threads, since Pillow decodes outside Python's lock;
+other runs wait for it. A file gets its name only when it is complete.
 
 The file: a header of 40 bytes, the index (little-endian int64 [N, 3]: offset in bytes from the first pixel, height,
 width), then the pixels, [height, width, 3] of each image in turn.
@@ -43,14 +43,14 @@ SHORT_SIDE = 256
 _FORMAT = b"SFMoEDG1"
 _HEADER = struct.Struct("<8sQQ16s")  # format, N, bytes of pixels, checksum of the index
 _IMAGES_AT_ONCE = 256
-_DEAD_AFTER = 3600.0  # seconds in which a living builder has written something
+_DEAD_AFTER = 3600.0  # a builder that wrote nothing for so many seconds is dead
 
 
 class CachedDomain(Domain):
-    """A domain whose pixels lie in a cache file, mapped into memory when the first image of a process is read.
+    """A domain whose pixels lie in a cache file. Each process maps the file when it reads its first image.
 
     Args:
-        source: the domain that the cache was made of; labels, identities and paths are its.
+        source: the domain that the cache was made from; it gives labels, identities and paths.
         file: the cache file.
         index: int64 [N, 3], as in the file.
     """
@@ -61,7 +61,7 @@ class CachedDomain(Domain):
         self._mapped: np.ndarray | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_mapped": None}  # a worker maps the file itself instead of being sent its content
+        return self.__dict__ | {"_mapped": None}  # each worker maps the file itself; its content is not sent to workers
 
     def path(self, index: int) -> str:
         return self._source.path(index)
@@ -80,7 +80,7 @@ class CachedDomain(Domain):
 
 
 def cached(dataset: DomainDataset, folder: str | Path, short_side: int = SHORT_SIDE) -> DomainDataset:
-    """The same data set, its images read from caches in ``folder``, which are built where they are missing.
+    """The same data set, but its images are read from caches in ``folder``; missing caches are built.
 
     ``short_side`` is raised in proportion for models whose input is larger than 224 pixels.
 
@@ -101,7 +101,7 @@ def cached(dataset: DomainDataset, folder: str | Path, short_side: int = SHORT_S
 
 
 def _key(domain: FolderDomain, short_side: int) -> str:
-    """What the pixels follow from. Whole paths, so that data sets with the same file names stay apart."""
+    """A hash of all that decides the pixels. It takes whole paths, since data sets may have the same file names."""
     found = hashlib.blake2b(repr((_FORMAT, short_side, getattr(domain, "size", None))).encode(), digest_size=12)
     for index in range(len(domain)):
         path = os.path.abspath(domain.path(index))
@@ -120,7 +120,7 @@ def _open_or_build(domain: FolderDomain, file: Path, short_side: int) -> CachedD
     if index is None:
         try:
             with file_lock(file.with_suffix(".lock")):
-                index = _read_index(file, len(domain))  # another builder may have been quicker
+                index = _read_index(file, len(domain))  # another process may have built it meanwhile
                 if index is None:
                     _remove_left_over(file.parent)
                     index = _build(domain, file, short_side)
@@ -133,7 +133,7 @@ def _open_or_build(domain: FolderDomain, file: Path, short_side: int) -> CachedD
 
 
 def _read_index(file: Path, count: int) -> np.ndarray | None:
-    """int64 [N, 3], or None if there is no whole cache file: one that is cut off or damaged is built again."""
+    """The index, int64 [N, 3], or None if the cache file is missing, cut off or damaged."""
     try:
         with file.open("rb") as stream:
             header, index = stream.read(_HEADER.size), stream.read(count * 24)
@@ -153,7 +153,7 @@ def _header(index: bytes, count: int, num_bytes: int) -> bytes:
 
 
 def _remove_left_over(folder: Path) -> None:
-    """What killed builders left of any cache. A lock may not hold on other machines, so the youngest are let be."""
+    """Delete what killed builders left. Locks may not work between machines, so recently written files stay."""
     for left_over in folder.glob(".*.pixels.*.tmp"):
         with suppress(OSError):
             if time.time() - left_over.stat().st_mtime > _DEAD_AFTER:
@@ -171,10 +171,10 @@ def _build(domain: FolderDomain, file: Path, short_side: int) -> np.ndarray:
 
 
 def _write_pixels(domain: FolderDomain, stream: BinaryIO, short_side: int) -> np.ndarray:
-    """Append every picture in the order of the domain; the index, int64 [N, 3]."""
+    """Append every picture in the order of the domain; returns the index, int64 [N, 3]."""
     index, offset = np.zeros((len(domain), 3), dtype=np.int64), 0
     with ThreadPoolExecutor(file_threads()) as pool:
-        for start in range(0, len(domain), _IMAGES_AT_ONCE):  # so that no more than these wait in memory
+        for start in range(0, len(domain), _IMAGES_AT_ONCE):  # decoded pictures that wait in memory: at most so many
             chosen = range(start, min(start + _IMAGES_AT_ONCE, len(domain)))
             for row, pixels in zip(chosen, pool.map(lambda i: _shrunk(domain, i, short_side), chosen), strict=True):
                 stream.write(pixels.data)

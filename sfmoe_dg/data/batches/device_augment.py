@@ -1,8 +1,9 @@
-"""DomainBed's augmentation on tensors, for ``--images tensors`` and ``cached``: workers crop and resize pixels, the
-device changes colours of a batch.
+"""DomainBed's augmentation on tensors, for the options images = "tensors" and "cached".
 
-Every image draws its own parameters, from its own seed, on the CPU: batches are the same for any number of workers,
-and on every device up to the rounding of floats. The distributions are those of torchvision's ``RandomResizedCrop``
+Workers crop and resize single pictures; the device changes the colours of a batch.
+
+Each image draws its parameters on the CPU from its own seed, so batches are the same for any number of workers, and on
+all devices up to rounding. The distributions are those of torchvision's ``RandomResizedCrop``
 (0.7–1), ``RandomHorizontalFlip``, ``ColorJitter`` (0.3 four times, in random order) and ``RandomGrayscale`` (0.1),
 which ``transforms.py`` runs on one picture at a time. The arithmetic differs: resizing by torch's kernel for uint8 (up
 to 2 grey levels from Pillow's), colours in floats and not rounded after each change, hue not in 256 steps.
@@ -36,7 +37,7 @@ _COLOR_DRAWS = 10
 
 @dataclass(frozen=True)
 class TensorTransform(ImageTransform):
-    """``ImageTransform`` for decoded or cached pixels: the same attributes, half of the work on the device."""
+    """``ImageTransform`` for decoded or cached pixels: the same attributes, but the device changes the colours."""
 
     def read(self, domain: Domain, indices: np.ndarray, seeds: np.ndarray | None) -> torch.Tensor:
         pictures = [torch.from_numpy(_decoded(domain, index)) for index in indices.tolist()]
@@ -59,7 +60,7 @@ class TensorTransform(ImageTransform):
     def _augmented(self, pixels: torch.Tensor, changes: Changes) -> torch.Tensor:
         mean, std = per_channel(self.mean, pixels.device), per_channel(self.std, pixels.device)
         result = torch.empty(pixels.shape, device=pixels.device)
-        # One image at a time stays in a CPU core's cache, which halves the time; a GPU wants them all.
+        # On a CPU, one image at a time fits into the cache, which halves the time; a GPU is faster with whole batches.
         together = 1 if pixels.device.type == "cpu" else len(pixels)
         for start in range(0, len(pixels), together):
             part = slice(start, start + together)
@@ -70,8 +71,8 @@ class TensorTransform(ImageTransform):
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Operations on one image are so short that threads wait for each other longer than they work: on a busy machine
-    hundreds of times longer. And sums by one thread are the same on every machine."""
+    """Operations on one image are so short that threads wait for each other longer than they work, hundreds of times
+    longer on a busy machine. Sums by one thread are also the same on every machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -81,7 +82,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _decoded(domain: Domain, index: int) -> np.ndarray:
-    """One picture, uint8 [H, W, 3]: from the cache's memory where there is one, else decoded now."""
+    """One picture, uint8 [H, W, 3]: from the cache if there is one, else decoded now."""
     return domain.pixels(index) if isinstance(domain, CachedDomain) else np.array(domain.image(index))
 
 
@@ -92,7 +93,7 @@ def resize(picture: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def uniforms(seeds: np.ndarray, purpose: int, count: int) -> np.ndarray:
-    """float64 [B, count] in [0, 1): the numbers from ``purpose · 2^32`` on of the sequences that the seeds begin.
+    """float64 [B, count] in [0, 1): each seed's random numbers, from place ``purpose · 2^32`` of its sequence on.
 
     SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014), for all images
     together: a generator object per image would cost more than the crop.
@@ -107,7 +108,7 @@ def uniforms(seeds: np.ndarray, purpose: int, count: int) -> np.ndarray:
 def crop_boxes(seeds: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Top, left, height and width, int64 [B, 4], of a random crop of images of ``sizes`` [B, 2] (height, width).
 
-    ``RandomResizedCrop``: the first of ten tries that fits, else the middle at the nearest allowed aspect ratio.
+    As ``RandomResizedCrop``: the first of ten tries that fits, else the middle at the nearest allowed aspect ratio.
     """
     drawn = uniforms(seeds, 0, _CROP_DRAWS)
     area = sizes.prod(axis=1)[:, None] * _between(SCALE, drawn[:, :_CROP_TRIES])
@@ -184,7 +185,7 @@ Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 def _change_rows(
     x: torch.Tensor, rows: np.ndarray, function: Change, amounts: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Apply ``function`` to some images. Which ones is known to the CPU, so that nothing waits for the device."""
+    """Apply ``function`` to some images. The CPU knows which ones, so it need not wait for the device."""
     if not len(rows):
         return x
     amounts = x.new_empty(len(x)) if amounts is None else amounts

@@ -1,7 +1,7 @@
-"""Pixels that every evaluation asks for again, kept in memory up to a bound.
+"""Pixels that evaluations need again, kept in memory up to a bound.
 
-What is not augmented is decoded and resized to the same uint8 pixels each time, so the second evaluation can have
-them from the first. They are the worker's result before normalisation, 150 KB per image at 224 pixels.
+Images that are not augmented become the same uint8 pixels at each evaluation, so the first evaluation's pixels can be
+used again. They are the workers' results before normalisation: 150 KB per image at 224 pixels.
 
 Legend: B images of a batch, H height, W width.
 """
@@ -16,8 +16,8 @@ KEEP_BYTES = 2**30
 
 
 class KeptPixels:
-    """Images by domain and index. Once the bound is reached nothing is added and nothing is dropped: an evaluation
-    comes by in the same order each time, and dropping the oldest would lose each image just before it is asked for.
+    """Images by domain and index. Once the bound is reached, nothing is added and nothing is dropped: all evaluations
+    read in the same order, so dropping the oldest image would lose each one just before it is needed.
     """
 
     def __init__(self, limit: int = KEEP_BYTES) -> None:
@@ -36,7 +36,7 @@ class KeptPixels:
     def add(self, env: int, indices: np.ndarray, pixels: torch.Tensor) -> None:
         """Keep as many of these images as the bound allows.
 
-        They are copied: what workers hand over lies in shared memory, which may be small and is needed for more.
+        They are copied, because workers hand over shared memory, which may be small and is needed for other batches.
         """
         images = pixels.permute(0, 2, 3, 1)
         for position, index in enumerate(indices.tolist()):

@@ -1,14 +1,16 @@
-"""Batches for training and evaluation, the same whatever the number of workers and wherever a run starts.
+"""Batches for training and evaluation. They do not depend on the number of workers or on where a run starts.
 
-A loader holds no random state. What a step draws follows from (seed, purpose, domain, step), and every augmented
-image gets a seed of its own, so a batch can be made again at any time. Reading them is ``reading.py``'s part.
+A loader has no random state. What a step draws follows from (seed, purpose, domain, step), and each augmented image has
+its own seed, so any batch can be made again. ``workers.py`` reads what is drawn here.
 
 Legend: B images of one request, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -25,12 +27,29 @@ from sfmoe_dg.foundation.seeds import generator
 
 ALONE = World()
 
-Only: TypeAlias = Mapping[int, np.ndarray] | None
-"""Indices of images by domain: of the domains that are there, nothing else is read."""
+IndicesByDomain: TypeAlias = Mapping[int, np.ndarray]
+"""Some images of some domains: domain → int64 positions."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a loader reads. Apart from a process's share, it changes no batch.
+
+    Attributes:
+        num_workers: worker processes for images in files; None: up to 4, as many as there are spare cores.
+        device: where the batches are put.
+        start_method: how worker processes start ("fork", "spawn", "forkserver"); None: the platform's default.
+        world: which of how many processes this one is; each reads its share.
+    """
+
+    num_workers: int | None = None
+    device: torch.device | str = "cpu"
+    start_method: str | None = None
+    world: World = ALONE
 
 
 class TrainBatch(NamedTuple):
-    """One step: per training domain (x [B, C, H, W], y [B]), and per unlabeled domain x, or None without such."""
+    """One step: (x [B, C, H, W], y [B]) per training domain, and x per unlabeled domain, or None if there are none."""
 
     step: int
     minibatches: list[tuple[torch.Tensor, torch.Tensor]]
@@ -38,20 +57,17 @@ class TrainBatch(NamedTuple):
 
 
 class TrainLoader:
-    """Draws with replacement from the in-split of every training domain, a batch from each at every step.
+    """Draws one batch per training domain at every step, with replacement, from its in-split.
 
     Args:
-        dataset, splits: as ``data.build`` and ``split_domains`` return them.
+        dataset, splits: from ``build_dataset`` and ``split_domains``.
         train_envs: the domains to train on, in the order of the minibatches.
         batch_size: images per domain.
         transform: for images that lie in files; those in memory are used as they are.
         seed: the run's seed.
-        num_workers: worker processes for images in files; None: up to 4, as many as there are spare cores.
         class_balanced: draw every class of a domain equally often (DomainBed's weights, 1 / (count · classes)).
         unlabeled_envs: the domains whose uda-split is drawn from as well, for domain adaptation.
-        device: where the batches are put.
-        start_method: how worker processes start ("fork", "spawn", "forkserver"); None: the platform's default.
-        world: which of how many processes this one is; each reads its share of every minibatch.
+        reading: of several processes, each reads its share of every minibatch.
 
     Raises:
         UserError: if a domain has fewer images than a batch, an unlabeled one has none, or a batch cannot be divided
@@ -67,12 +83,9 @@ class TrainLoader:
         transform: ImageTransform,
         *,
         seed: int,
-        num_workers: int | None = None,
         class_balanced: bool = False,
         unlabeled_envs: Sequence[int] = (),
-        device: torch.device | str = "cpu",
-        start_method: str | None = None,
-        world: World = ALONE,
+        reading: Reading = Reading(),
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}; it must be at least 1")
@@ -85,13 +98,16 @@ class TrainLoader:
                     "--uda_holdout_fraction above 0"
                 )
         self._batch_size, self._seed = batch_size, seed
-        self._share = share_of(batch_size, world)
+        self._share = share_of(batch_size, reading.world)
         self._num_labeled = len(train_envs)
-        pools = [("train", env, splits[env].in_) for env in train_envs]
-        pools += [("unlabeled", env, splits[env].uda) for env in unlabeled_envs]
-        self._pools = [_DrawPool(*pool, dataset[pool[1]].targets if class_balanced else None) for pool in pools]
+        drawn_from = [("train", env, splits[env].in_) for env in train_envs]
+        drawn_from += [("unlabeled", env, splits[env].uda) for env in unlabeled_envs]
+        self._pools = [
+            _DrawPool(purpose, env, indices, dataset[env].targets if class_balanced else None)
+            for purpose, env, indices in drawn_from
+        ]
         self._augment = transform.augment and not dataset.in_memory
-        self._reader = Reader(dataset, [transform] * len(dataset), num_workers, device, start_method)
+        self._reader = _reader(dataset, [transform] * len(dataset), reading)
 
     def requests(self, step: int) -> tuple[Request, ...]:
         """What this process reads in one step: training domains first, then unlabeled ones."""
@@ -116,63 +132,60 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """Reads every image of every domain once per evaluation, all splits of a domain in one pass, in file order.
+    """Reads every image of every domain once per evaluation, in file order.
 
     Args:
-        splits: only images in some split are read; None: all.
-        transforms: one per domain. An augmenting one draws anew at every evaluation step (DomainBed evaluates
-            training domains through their augmentation).
+        indices: one array per domain, the positions of the images that are read; None: all images.
+        transforms: one per domain. One that augments draws anew at every evaluation (DomainBed evaluates training
+            domains through their augmentation).
         batch_size: images per batch; the last one of a domain may be smaller.
-        shuffled: in an order that the seed decides instead of that of the files, so that a batch is a fair sample.
-        world: which of how many processes this one is; each reads every ``size``-th batch.
-        in_step: the processes must read equally many batches; those that would have one less read the first again.
-        keep_bytes: of images in files that are not augmented, so many bytes of pixels are decoded only once.
-        The others are those of ``TrainLoader``.
+        shuffled: read in an order that the seed decides, so that a batch is a random sample.
+        in_step: all processes read equally many batches; a process that would have one less reads the first one again.
+        keep_bytes: how many bytes of decoded pixels are kept for later evaluations, of images in files that are not
+            augmented.
+        reading: of several processes, each reads every ``size``-th batch.
     """
 
     def __init__(
         self,
         dataset: DomainDataset,
-        splits: Sequence[DomainSplit] | None,
+        indices: Sequence[np.ndarray] | None,
         transforms: Sequence[ImageTransform],
         *,
         seed: int,
         batch_size: int = 128,
         shuffled: bool = False,
-        num_workers: int | None = None,
-        device: torch.device | str = "cpu",
-        start_method: str | None = None,
-        world: World = ALONE,
         in_step: bool = False,
         keep_bytes: int = 0,
+        reading: Reading = Reading(),
     ) -> None:
         assert len(transforms) == len(dataset)
         self._dataset, self._seed, self._batch_size = dataset, seed, batch_size
-        self._used = [np.arange(len(d)) for d in dataset] if splits is None else [split.used for split in splits]
+        self._indices = [np.arange(len(domain)) for domain in dataset]
+        if indices is not None:
+            self._indices = [np.sort(own) for own in indices]
         if shuffled:
-            self._used = [generator(seed, "eval", env).permutation(used) for env, used in enumerate(self._used)]
-        self.world, self._in_step = world, in_step
+            self._indices = [generator(seed, "eval", env).permutation(own) for env, own in enumerate(self._indices)]
+        self.world, self._in_step = reading.world, in_step
         self._augment = [transform.augment and not dataset.in_memory for transform in transforms]
-        self._reader = Reader(
-            dataset, transforms, num_workers, device, start_method, KeptPixels(keep_bytes) if keep_bytes else None
-        )
+        self._reader = _reader(dataset, transforms, reading, KeptPixels(keep_bytes) if keep_bytes else None)
 
-    def _images(self, env: int, only: Only) -> np.ndarray:
-        used = self._used[env]
-        return used[np.isin(used, only[env])] if only is not None and env in only else used
-
-    def _plan(self, step: int, envs: Sequence[int], only: Only) -> Iterator[tuple[Request, ...]]:
+    def _plan(self, step: int, envs: Sequence[int], only: IndicesByDomain) -> Iterator[tuple[Request, ...]]:
         for env in envs:
-            used = self._images(env, only)
+            images = self._images(env, only)
             seeds = _image_seeds(len(self._dataset[env]), self._seed, "eval", step, env) if self._augment[env] else None
-            for start in range(0, len(used), self._batch_size):
-                indices = used[start : start + self._batch_size]
-                yield (Request(env, indices, None if seeds is None else seeds[indices]),)
+            for start in range(0, len(images), self._batch_size):
+                batch = images[start : start + self._batch_size]
+                yield (Request(env, batch, None if seeds is None else seeds[batch]),)
 
-    def num_batches(self, only: Only = None) -> int:
-        """Of one evaluation, whoever reads them."""
-        sizes = [len(self._images(env, only)) for env in range(len(self._used))]
-        return sum(-(-size // self._batch_size) for size in sizes)
+    def _images(self, env: int, only: IndicesByDomain) -> np.ndarray:
+        images = self._indices[env]
+        return images[np.isin(images, only[env])] if env in only else images
+
+    def num_batches(self, only: IndicesByDomain | None = None) -> int:
+        """The batches of one evaluation, of all processes together."""
+        sizes = [len(self._images(env, only or {})) for env in range(len(self._indices))]
+        return sum(math.ceil(size / self._batch_size) for size in sizes)
 
     def _own(self, plan: Iterator[tuple[Request, ...]]) -> Iterator[tuple[Request, ...]]:
         """This process's part of a plan."""
@@ -182,23 +195,32 @@ class EvalLoader:
         missing = -len(whole) % self.world.size if self._in_step else 0
         return iter((whole + whole[:1] * missing)[self.world.rank :: self.world.size])
 
-    def batches(self, step: int = 0, envs: Sequence[int] | None = None, only: Only = None) -> Iterator[DomainBatch]:
-        """All batches of one evaluation, domain by domain; ``step`` keys the augmentation, if there is any.
+    def batches(
+        self, step: int = 0, envs: Sequence[int] | None = None, only: IndicesByDomain | None = None
+    ) -> Iterator[DomainBatch]:
+        """All batches of one evaluation, domain by domain. Of several processes, each yields its own share.
 
-        Of the domains in ``only``, just the images named there are read.
-
-        Of several processes, number r yields the batches r, r + size, r + 2 · size, …
+        Args:
+            step: keys the draws of transforms that augment.
+            envs: the domains to read; None: all.
+            only: reads just these images of the domains named there, and the other domains whole.
 
         Raises:
             UserError: if an image does not decode or a worker dies.
         """
-        plan = self._plan(step, range(len(self._dataset)) if envs is None else envs, only)
+        plan = self._plan(step, range(len(self._dataset)) if envs is None else envs, only or {})
         for (batch,) in self._reader.read(self._own(plan)):
             yield batch
 
     def close(self) -> None:
         """End the worker processes; the next ``batches`` starts new ones."""
         self._reader.close()
+
+
+def _reader(
+    dataset: DomainDataset, transforms: Sequence[ImageTransform], reading: Reading, kept: KeptPixels | None = None
+) -> Reader:
+    return Reader(dataset, transforms, reading.num_workers, reading.device, reading.start_method, kept)
 
 
 class _DrawPool:

@@ -1,6 +1,7 @@
-"""The next batch goes to a CUDA device while it computes the present one.
+"""Copy the next batch to a CUDA device while the device computes the current one.
 
-Source: PyTorch's notes on CUDA semantics (streams, ``record_stream``, pinned memory). Other devices copy in their turn.
+Source: PyTorch's notes on CUDA semantics (streams, ``record_stream``, pinned memory). On other devices, copies are not
+concurrent with other work.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ Batch = TypeVar("Batch")
 
 
 class SideStream(Protocol):
-    """Where copies are put that the device does beside its other work."""
+    """A queue of copies that the device does while it does other work."""
 
     def issuing(self) -> AbstractContextManager[object]:
-        """What is asked of the device inside goes to this stream."""
+        """Inside the block, work for the device is issued to this stream."""
 
     def hand_over(self, batch: object) -> None:
-        """The device's other work waits for what was issued so far, and may use these tensors from then on."""
+        """Make the device's other work wait for what this stream was given so far; it may then use these tensors."""
 
 
 class CudaStream:
@@ -37,18 +38,18 @@ class CudaStream:
         current = torch.cuda.current_stream(self._stream.device)
         current.wait_stream(self._stream)
         for tensor in tensors_in(batch):
-            # Otherwise the side stream could reuse their memory as soon as Python lets go of them, while the network
-            # is still to read them.
+            # Otherwise the side stream could reuse their memory as soon as Python frees them, before the network
+            # has read them.
             tensor.record_stream(current)
 
 
 def side_stream(device: torch.device) -> SideStream | None:
-    """None for devices on which copies take their turn."""
+    """None for devices that cannot copy beside other work."""
     return CudaStream(device) if device.type == "cuda" else None
 
 
 def one_ahead(batches: Iterator[Batch], stream: SideStream | None) -> Iterator[Batch]:
-    """The same batches; each is issued to ``stream`` while the caller still works with the one before."""
+    """Yield the same batches; each is issued to ``stream`` while the caller still works with the one before."""
     if stream is None:
         yield from batches
         return
@@ -66,7 +67,7 @@ def one_ahead(batches: Iterator[Batch], stream: SideStream | None) -> Iterator[B
 
 
 def tensors_in(batch: object) -> Iterator[torch.Tensor]:
-    """Every tensor in nested lists and tuples, wherever it lies."""
+    """All tensors in nested lists and tuples."""
     if isinstance(batch, torch.Tensor):
         yield batch
     elif isinstance(batch, list | tuple):
@@ -75,7 +76,7 @@ def tensors_in(batch: object) -> Iterator[torch.Tensor]:
 
 
 def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A copy that the CPU does not wait for: from pinned memory, or for CUDA it would wait for all work before it."""
+    """Copy without making the CPU wait. For CUDA that needs pinned memory: otherwise it waits for all earlier work."""
     if device.type != "cuda":
         return values.to(device)
     pinned = values if values.is_pinned() else values.pin_memory()

@@ -1,8 +1,8 @@
 """From a decoded image to the model's input, as DomainBed's image folders do it.
 
-Split in two, because the first half is done per image by workers and its uint8 result is a quarter as large to hand
-over as the float that the second half makes of it, per batch, on the training device. Together they equal the
-torchvision transforms (``Resize`` or ``RandomResizedCrop``, …, ``ToTensor``, ``Normalize``) that DomainBed composes.
+There are two halves. Workers do the first half per image; its uint8 result is a quarter as large as floats would be.
+The training device does the second half per batch. Together they equal the torchvision transforms that DomainBed
+composes (``Resize`` or ``RandomResizedCrop``, …, ``ToTensor``, ``Normalize``).
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class ImageTransform:
         return torch.from_numpy(array).permute(2, 0, 1)
 
     def read(self, domain: Domain, indices: np.ndarray, seeds: np.ndarray | None) -> torch.Tensor:
-        """What a worker does: images of files to uint8 [B, 3, size, size], drawing for each from its own seed.
+        """The workers' half: images in files to uint8 [B, 3, size, size]; each image draws from its own seed.
 
-        Without seeds nothing is drawn (``augment`` is False). The channels are the last dimension in memory, as
-        decoders deliver them: the device turns them round faster.
+        Without seeds nothing is drawn (``augment`` is False). Channels are last in memory, as decoders deliver them;
+        the device reorders them faster.
         """
         transform, images = _geometry_and_color(self.augment, self.size, self.crop), []
         with _same_generator():
@@ -63,7 +63,7 @@ class ImageTransform:
         return stack_images(images)
 
     def finish(self, pixels: torch.Tensor, seeds: np.ndarray | None) -> torch.Tensor:
-        """What the device does with ``read``'s result: the model's input, float [B, 3, size, size]."""
+        """The device's half: the result of ``read`` to the model's input, float [B, 3, size, size]."""
         return self.normalize(pixels)
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -84,10 +84,10 @@ def stack_images(images: list[torch.Tensor]) -> torch.Tensor:
 
 @contextmanager
 def _same_generator() -> Iterator[None]:
-    """Put torch's global CPU generator, the one torchvision draws from, back afterwards.
+    """Restore the state of torch's global CPU generator, from which torchvision draws, after the block.
 
-    It is seeded inside by its own method: ``torch.manual_seed`` would seed the GPUs' generators too, and so repeat
-    the dropout of the step before.
+    Inside, the generator is seeded by its own method: ``torch.manual_seed`` would also seed the GPUs' generators and
+    so repeat the dropout of the step before.
     """
     state = torch.get_rng_state()
     try:

@@ -1,7 +1,7 @@
-"""From a plan of which images to read, to batches on the device: one pool of worker processes for all domains.
+"""Read requested images as batches on the device, through one pool of worker processes for all domains.
 
-The main process plans requests; workers decode and augment, which gives uint8 pixels; the main process normalises
-them on the device. Every augmented image has a seed of its own, so the workers' number and order do not matter.
+The main process plans requests; workers decode and augment images to uint8 pixels; the main process normalises them on
+the device. Each augmented image has its own seed, so the number and order of the workers do not matter.
 
 Legend: B images of one request, C channels, H height, W width.
 """
@@ -24,11 +24,11 @@ from sfmoe_dg.foundation.cores import usable_cores
 from sfmoe_dg.foundation.errors import UserError
 
 MAX_AUTO_WORKERS = 4
-_WORKER_DIED = ("DataLoader worker (pid", "shared memory")  # torch's words
+_WORKER_DIED = ("DataLoader worker (pid", "shared memory")  # from torch's error messages
 
 
 class Request(NamedTuple):
-    """A batch of one domain, to be read: int64 ``indices`` [B], int64 ``seeds`` [B] if the transform is random."""
+    """A batch of one domain to read: int64 ``indices`` [B], int64 ``seeds`` [B] if the transform is random."""
 
     env: int
     indices: np.ndarray
@@ -48,16 +48,16 @@ class DomainBatch(NamedTuple):
 
 
 def auto_num_workers(dataset: DomainDataset) -> int:
-    """Worker processes if the user gives no number: none for data in memory, else one per spare core, up to 4."""
+    """The default number of worker processes: none for data in memory, else one per spare core, up to 4."""
     if dataset.in_memory:
         return 0
     return min(MAX_AUTO_WORKERS, usable_cores() - 1)
 
 
 class Reader:
-    """Turns requests into batches on the device, in order, through one pool of workers if there are files to decode.
+    """Turns requests into batches on the device, in order; workers decode images that lie in files.
 
-    What is read without seeds is taken from ``kept`` where it is there, and put there where it fits.
+    Images without seeds are taken from ``kept`` if they are there, and put there if they fit.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Reader:
     def _with_kept(
         self, kept: KeptPixels, plan: Plan
     ) -> Iterator[tuple[tuple[Request, ...], list[torch.Tensor | None]]]:
-        """The whole plan in its order; workers see what is not kept."""
+        """The whole plan in its order; workers read only what is not kept."""
         plan = list(plan)
         known = [all(self._can_keep(one) and kept.has(one.env, one.indices) for one in requests) for requests in plan]
         new = self._read_new([requests for requests, is_known in zip(plan, known, strict=True) if not is_known])
@@ -135,7 +135,7 @@ class Reader:
         try:
             yield from self._loader
         except RuntimeError as error:
-            # What an image's reader raised in a worker arrives here too; that is a fault to be seen, not a death.
+            # An exception of an image's reader in a worker arrives here too; its traceback must be shown.
             if not any(sign in str(error) for sign in _WORKER_DIED):
                 raise
             raise UserError(
@@ -156,7 +156,7 @@ class Reader:
 
 
 class _Pixels(Dataset[Any]):
-    """What workers run: the requests of one batch to uint8 pixels [B, 3, H, W] each, None for domains in memory."""
+    """Run by workers: turns each request of a batch into uint8 pixels [B, 3, H, W], or None for domains in memory."""
 
     def __init__(self, dataset: DomainDataset, transforms: Sequence[ImageTransform]) -> None:
         self._domains, self._transforms = dataset.domains, tuple(transforms)
@@ -168,7 +168,7 @@ class _Pixels(Dataset[Any]):
         try:
             return requests, [self._read_one(request) for request in requests]
         except UserError as error:
-            # Returned, not raised: DataLoader would bury the sentence in a worker's traceback.
+            # Returned, not raised: DataLoader would show the sentence only within a worker's traceback.
             return requests, UserError(str(error))
 
     def _read_one(self, request: Request) -> torch.Tensor | None:
@@ -192,7 +192,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _prepare_worker(_: int) -> None:
-    # Ctrl-C, and what Slurm sends to every process of a job, are the main process's business, which saves first.
+    # Ctrl-C and Slurm's signals reach all processes; only the main process acts on them, since it saves first.
     for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR2", signal.SIGINT)):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)

@@ -1,16 +1,16 @@
-"""What the scripts in ``datasets/`` are made of: from an address to a folder that ``build_dataset`` opens.
+"""Download a data set and prepare the folder that ``build_dataset`` opens; the scripts in ``datasets/`` use this.
 
 ::
 
-    download.py   a file from the network: resumed, retried, checked, in place only when whole
-    archive.py    a zip or tar file to a folder, refusing what would land outside it
-    manifest.py   what a built folder holds, by path, size and checksum
+    download.py   a file from the network: resumed, retried, checked; it gets its name when it is complete
+    archive.py    a zip or tar file to a folder; members that lead out of it are refused
+    manifest.py   the files of a built folder: path, size and checksum
     recipe.py     Source, Recipe and build(): download → extract → prepare → manifest → rename
     layouts.py    from the archives' layout to ours, and counts of what is on disk
     camera_traps.py, duplicates.py   the preparation of TerraIncognita and DomainNet
-    verify.py     what is on disk against what was published and against the manifest
-    script.py     the command line of a script; the script says where the lines go
+    verify.py     compares what is on disk with the published counts and the manifest
+    script.py     the command line of a script; the script decides where lines are printed
 
-Nothing here prints. Bad input, a dead link or a full disk ends in ``UserError``; what was done so far is kept, and the
-same command goes on from there.
+Nothing here prints. Bad input, a dead link or a full disk ends in ``UserError``; finished work is kept, and the same
+command continues it.
 """

@@ -1,6 +1,6 @@
-"""Zip and tar archives to folders, trusting nothing that is written in them.
+"""Unpack zip and tar archives that may be damaged or malicious.
 
-The folder appears under its name only when all of it is there. Owners, modes and times are not taken over.
+The folder gets its name only when it is complete. Owners, modes and times of members are ignored.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ _DAMAGE = (
 
 
 class BadArchiveError(UserError):
-    """The file is not a whole archive, or one that wants out (as opposed to a disk that failed)."""
+    """The file is not a complete archive, or a member leads out of the target folder."""
 
 
 class _Member(NamedTuple):
-    """One entry of an archive. ``kind``: file, folder, symlink, hardlink, or what else it is."""
+    """One entry of an archive. ``kind``: file, folder, symlink, hardlink, or another word."""
 
     name: str
     kind: str
@@ -56,7 +56,7 @@ class _Member(NamedTuple):
 
 
 def safe_path(name: str) -> PurePosixPath | None:
-    """A name from an archive or a list as a path below its root; None if it would lead outside or is no name."""
+    """A name from an archive or a list as a path below a root; None if it leads out of the root or is not valid."""
     name = name.replace("\\", "/")
     path = PurePosixPath(name)
     is_drive = len(name) > 1 and name[1] == ":" and name[0].isalpha()
@@ -66,10 +66,10 @@ def safe_path(name: str) -> PurePosixPath | None:
 
 
 def extract(archive: Path, target: Path, *, progress: bool = False) -> Path:
-    """Unpack a zip or tar(.gz, .bz2, .xz) file to the new folder ``target``, all of it or nothing.
+    """Unpack a zip or tar(.gz, .bz2, .xz) file to the new folder ``target``, completely or not at all.
 
-    It is unpacked to a hidden folder beside ``target``, which an interrupted call leaves behind and the next one
-    clears away.
+    Members are first written to a hidden folder beside ``target``. An interrupted call leaves it behind; the next one
+    removes it.
 
     Args:
         progress: show a bar on stderr if that is a terminal.
@@ -104,7 +104,7 @@ def extract(archive: Path, target: Path, *, progress: bool = False) -> Path:
 
 
 def gunzip(archive: Path, target: Path, max_size: int = 1 << 30) -> Path:
-    """One gzip-compressed file to ``target``.
+    """Uncompress one gzip file to ``target``.
 
     Raises:
         BadArchiveError: if the file is damaged or larger than ``max_size`` bytes.
@@ -161,7 +161,7 @@ def _zip_members(archive: zipfile.ZipFile) -> Iterator[_Member]:
 def _tar_members(archive: tarfile.TarFile) -> Iterator[_Member]:
     opened: Any = archive
     while (info := archive.next()) is not None:
-        opened.members.clear()  # otherwise every header is kept, a kilobyte each
+        opened.members.clear()  # otherwise tarfile keeps every header, a kilobyte each
         if info.isreg():
             kind = "file"
         elif info.isdir():
@@ -174,7 +174,7 @@ def _tar_members(archive: tarfile.TarFile) -> Iterator[_Member]:
 
 
 class _Unpacker:
-    """Puts members below ``root``; nothing is ever written through a link."""
+    """Writes members below ``root``, and never through a link."""
 
     def __init__(self, archive: Path, root: Path) -> None:
         self.archive, self.root = archive, root
@@ -236,7 +236,7 @@ class _Unpacker:
         os.link(self.root / source, place)
 
     def check_links(self) -> None:
-        """Links may lead through each other, so where they end is known only now."""
+        """A link may lead through other links, so they are checked when all are there."""
         root = os.path.realpath(self.root)
         for path in sorted(self.symlinks):
             end = os.path.realpath(self.root / path)
@@ -258,7 +258,7 @@ def _reason(error: BaseException) -> str:
 def _os_error(archive: Path, error: OSError) -> UserError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"the disk is full while {archive} is unpacked; free some space and run the command again")
-    if error.errno is None:  # gzip reports a wrong checksum or header so
+    if error.errno is None:  # gzip raises these for a wrong checksum or header
         return BadArchiveError(f"{archive} is damaged or not whole ({_reason(error)}); get it again")
     return UserError(
         f"{archive} cannot be unpacked ({error.strerror}: {error.filename}); check the disk and permissions"

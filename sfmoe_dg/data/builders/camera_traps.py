@@ -1,8 +1,8 @@
 """TerraIncognita: four locations of the Caltech Camera Traps (Beery et al. 2018) sorted into location/class folders.
 
-The choice is DomainBed's (``domainbed/scripts/download.py``): the images of four locations that have an annotation of
-one of ten categories, over all five annotation files; an image with several categories goes to each of them. DomainBed
-compares every image with every annotation; here every record is looked at once.
+The selection is DomainBed's (``domainbed/scripts/download.py``): images of four locations with an annotation of one of
+ten categories in any of the five annotation files; an image with several categories goes to each of them. DomainBed
+compares every image with every annotation; here each record is read once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Placed = set[tuple[str, str, str]]
 
 
 def prepare(sources: Mapping[str, Path], target: Path) -> list[str]:
-    """The two extracted archives to ``target/location_L/category/file``.
+    """Move images of the two extracted archives to ``target/location_L/category/file``.
 
     Returns:
         a line about images that the annotations name and the archive does not hold, if there are any.
@@ -38,7 +38,7 @@ def prepare(sources: Mapping[str, Path], target: Path) -> list[str]:
     folder = find_folder(sources[ANNOTATIONS], ANNOTATION_FILES, ANNOTATIONS)
     try:
         placed = sorted(chosen([_load(folder / name) for name in ANNOTATION_FILES]))
-    except (KeyError, TypeError, AttributeError) as error:  # a field is missing or odd, or a category nowhere named
+    except (KeyError, TypeError, AttributeError) as error:  # a field or a category is missing, or of another type
         raise UserError(f"a record in {ANNOTATIONS} is damaged ({error!r}); get the archive again") from None
     if not placed:
         raise UserError(
@@ -57,7 +57,7 @@ def prepare(sources: Mapping[str, Path], target: Path) -> list[str]:
 
 
 def chosen(parts: list[dict[str, Any]]) -> Placed:
-    """What belongs where, from the annotation files' contents (COCO's layout)."""
+    """The images and their places, from the contents of the annotation files (COCO's layout)."""
     names = {item["id"]: item["name"] for part in parts for item in part["categories"]}
     images: dict[str, set[tuple[str, str]]] = {}
     for part in parts:

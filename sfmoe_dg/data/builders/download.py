@@ -1,9 +1,9 @@
-"""A file from the network: resumed after a cut, retried, checked, and in place under its name only when it is whole.
+"""Download a file: resumed after an interruption, retried and checked; it gets its name only when it is complete.
 
-While it is on its way the file is called ``NAME.part``; a file with the wrong size or checksum is kept as ``NAME.bad``.
-Beside ``NAME.part`` lies ``NAME.part.json`` with the address, the size of the whole and the server's mark of the
-version (ETag or Last-Modified), so that two versions of a file are not joined (RFC 9110, sections 13.1.5 and 14). Where
-the server marks nothing, a new version of the same size goes unnoticed: only a checksum tells the two apart.
+An unfinished file is called ``NAME.part``; a file with the wrong size or checksum is kept as ``NAME.bad``.
+``NAME.part.json`` beside it holds the address, the total size and the server's version mark (ETag or Last-Modified), so
+that parts of two versions of a file are not joined (RFC 9110, sections 13.1.5 and 14). If the server sends no mark, a
+new version of the same size is noticed only by its checksum.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Digests:
 
 
 class _Cut(Exception):
-    """The transfer did not begin or stopped; another attempt may go on."""
+    """The transfer failed or stopped; another attempt may continue it."""
 
 
 def digests(path: Path, progress: bool = False) -> Digests:
@@ -60,7 +60,7 @@ def digests(path: Path, progress: bool = False) -> Digests:
 
 
 def mismatch(found: Digests, sha256: str | None, md5: str | None) -> str:
-    """How a file differs from what is expected of it, for a sentence; empty if it does not. None: not known."""
+    """How a file differs from what is expected, as part of a sentence; empty if it does not. None: not known."""
     pairs = (("sha256", found.sha256, sha256), ("md5", found.md5, md5))
     return ", ".join(
         f"its {what} is {is_}, not {want}" for what, is_, want in pairs if want is not None and is_ != want.lower()
@@ -79,12 +79,12 @@ def download(
     timeout: float = 60.0,
     progress: bool = False,
 ) -> Digests:
-    """Fetch ``url`` to ``target``, going on with ``target.part`` if an earlier call left one.
+    """Download ``url`` to ``target``, continuing ``target.part`` if an earlier call left one.
 
     Args:
         sha256, md5: what the file must have; None: not known.
-        by_hand: what to do where a program cannot get the file; ends the sentences about it.
-        attempts: how often in a row an attempt may bring nothing new; the pauses between them double.
+        by_hand: how to get the file without a program; error messages end with it.
+        attempts: how many attempts in a row may bring nothing new; the pauses between them double.
         pause, timeout: in seconds; the first pause, and the longest silence of the server.
         progress: show a bar on stderr if that is a terminal.
 
@@ -126,7 +126,7 @@ def _receive(part: _Part, transfer: _Transfer, attempts: int, pause: float) -> N
 
 
 class _Part:
-    """The unfinished file and what is known about its origin."""
+    """The unfinished file, and the facts about its origin."""
 
     def __init__(self, target: Path, url: str) -> None:
         self.path = target.with_name(target.name + ".part")
@@ -151,7 +151,7 @@ class _Part:
         self.validator, self.total = "", None
 
     def begin(self, validator: str, total: int | None) -> None:
-        """Start from nothing; the server tells the version's mark and the whole file's size, or "" and None."""
+        """Start again, with the version mark and total size that the server tells, or "" and None."""
         self.discard()
         self.validator, self.total = validator, total
         write_atomic(self._note, json.dumps({"url": self.url, "validator": validator, "size": total}))
@@ -199,7 +199,7 @@ class _Transfer:
             raise _Cut(str(error) or type(error).__name__) from None
 
     def _handle_status(self, error: urllib.error.HTTPError) -> None:
-        if error.code == 416 and self.part.size:  # nothing after what we have: it is whole, or of another version
+        if error.code == 416 and self.part.size:  # no byte after ours: complete, or another version
             whole = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
             if whole and int(whole[1]) == self.part.size and self.part.total in (None, self.part.size):
                 return
@@ -219,7 +219,7 @@ class _Transfer:
             )
 
     def _position(self, response: Any) -> int | None:
-        """Make the unfinished file ready for what comes; the whole file's size if the server tells it."""
+        """Prepare the unfinished file for the bytes that follow; returns the total size if the server tells it."""
         span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
         if response.status == 206 and span and int(span[1]) == self.part.size:
             total = None if span[2] == "*" else int(span[2])
@@ -251,7 +251,7 @@ class _Transfer:
         ):
             for chunk in _chunks(response):
                 view = memoryview(chunk)
-                while view:  # on a nearly full disk less may be written than was given
+                while view:  # on a nearly full disk, fewer bytes may be written than were given
                     written = file.write(view)
                     bar.update(written)
                     view = view[written:]
@@ -266,7 +266,7 @@ class _Transfer:
 
 
 def _chunks(response: Any) -> Iterator[bytes]:
-    """What the server sends; a failing connection is a cut, whatever it raises (but not a failing disk)."""
+    """The bytes that the server sends. Any exception of the connection becomes the one that is retried."""
     while True:
         try:
             chunk = response.read(CHUNK)

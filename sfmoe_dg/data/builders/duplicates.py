@@ -1,6 +1,6 @@
-"""DomainNet: six archives to six domains, without the images that occur twice.
+"""DomainNet: six archives to six domains, without duplicate images.
 
-Which ones is listed in DomainBed's repository (``domainbed/misc/domain_net_duplicates.txt``), one path a line.
+DomainBed's repository lists the duplicates (``domainbed/misc/domain_net_duplicates.txt``), one path per line.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from sfmoe_dg.foundation.errors import UserError
 
 DUPLICATES_FILE = "domain_net_duplicates.txt"
 DUPLICATES = {"clipart": 704, "infograph": 1596, "painting": 3493, "quickdraw": 0, "real": 2380, "sketch": 1258}
-"""How many lines of the list are about each domain."""
+"""Lines of the list per domain."""
 
 
 def prepare(sources: Mapping[str, Path], target: Path) -> list[str]:
-    """The six extracted archives to ``target/domain/class/file``; says what was removed."""
+    """Move the six extracted archives to ``target/domain/class/file``; returns lines on what was removed."""
     target.mkdir()
     for domain in DUPLICATES:
         root = find_folder(sources[f"{domain}.zip"], [domain], f"{domain}.zip")
@@ -29,7 +29,7 @@ def prepare(sources: Mapping[str, Path], target: Path) -> list[str]:
 
 
 def remove_listed(folder: Path, listed: Path) -> list[str]:
-    """Delete the listed files; one line per domain says how many were listed and how many were there.
+    """Delete the listed files. Returns one line per domain: how many were listed and how many were there.
 
     Raises:
         UserError: if a line is not a path ``domain/class/file`` of these domains. Nothing is deleted then.

@@ -1,4 +1,4 @@
-"""Preparations, and counts of what is on disk. No torch is imported with this file, so that scripts start quickly."""
+"""Turn archives into the folders that readers expect, and count images on disk; no torch, so scripts start fast."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sfmoe_dg.data.builders.archive import gunzip
-from sfmoe_dg.data.catalog import IMAGE_EXTENSIONS
+from sfmoe_dg.data.facts.image_folders import IMAGE_EXTENSIONS
 from sfmoe_dg.foundation.errors import UserError
 
 Counts = dict[str, Counter[str]]
@@ -29,7 +29,7 @@ def find_folder(root: Path, names: Sequence[str], what: str, depth: int = 3) -> 
     """The folder, ``root`` or up to ``depth`` levels below it, that holds all these names.
 
     Raises:
-        UserError: if there is none; ``what`` says what was looked for.
+        UserError: if there is none; ``what`` names the archive in the sentence.
     """
     level = [root]
     for _ in range(depth + 1):
@@ -46,7 +46,7 @@ def find_folder(root: Path, names: Sequence[str], what: str, depth: int = 3) -> 
 def image_folders(
     domains: Sequence[str], aliases: Mapping[str, Sequence[str]] | None = None
 ) -> Callable[[Mapping[str, Path], Path], list[str]]:
-    """A preparation: the domains' folders, wherever they lie in the archive, become the data set.
+    """A preparation (``recipe.Prepare``): the domains' folders, anywhere in the archive, become the data set.
 
     Args:
         aliases: other names under which a domain's folder occurs in archives.
@@ -77,7 +77,7 @@ def _use_own_names(root: Path, aliases: Mapping[str, Sequence[str]], depth: int 
 
 
 def one_folder(holds: Sequence[str], release: str = "") -> Callable[[Mapping[str, Path], Path], list[str]]:
-    """A preparation: the folder of the archive that holds these names becomes the data set as it is.
+    """A preparation: the folder in the archive that holds these names becomes the data set unchanged.
 
     Args:
         release: an empty file of this name is made if there is none; wilds looks for it.
@@ -103,7 +103,7 @@ def mnist_files(sources: Mapping[str, Path], target: Path) -> list[str]:
 
 
 def cub_folder(sources: Mapping[str, Path], target: Path) -> list[str]:
-    """A preparation: CUB's folder, with the attributes' names, which lie beside it in the archive, moved into it."""
+    """A preparation: CUB's folder; the attributes' names, which lie beside it in the archive, are moved into it."""
     ((file, extracted),) = sources.items()
     root = find_folder(extracted, ("images", "images.txt"), file)
     names, place = root.parent / "attributes.txt", root / "attributes" / "attributes.txt"
@@ -155,10 +155,10 @@ def count_fmow(folder: Path) -> Counts:
 
 
 def _table(path: Path) -> Iterator[dict[str, str]]:
-    """The lines of a CSV file by the titles of its columns.
+    """The rows of a CSV file, as dictionaries by column title.
 
     Raises:
-        ValueError: if a line is shorter than the titles, as in a file that was cut off.
+        ValueError: if a row is too short, as in a file that was cut off.
     """
     with open(path, newline="") as file:
         reader = csv.DictReader(file)
@@ -166,19 +166,6 @@ def _table(path: Path) -> Iterator[dict[str, str]]:
             if None in row.values():
                 raise ValueError(f"{path.name} is cut off in line {reader.line_num}")
             yield row
-
-
-def count_spawrious(folder: Path) -> Counts:
-    """Images of every domain of the six data sets that are chosen from the folder."""
-    from sfmoe_dg.data.sets.spawrious import RULES, list_part, parts  # imports torch
-
-    counts: Counts = {}
-    for name in RULES:
-        for domain, chosen in parts(name).items():
-            here = counts.setdefault(f"{name.removeprefix('Spawrious')} {domain}", Counter())
-            for part in chosen:
-                here[part.breed] += len(list_part(str(folder), part))
-    return counts
 
 
 def count_idx(folder: Path) -> Counts:

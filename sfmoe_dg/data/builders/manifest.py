@@ -1,6 +1,6 @@
-"""What a built folder holds: ``FOLDER/.manifest.jsonl``, one line per file with its path, size and SHA-256.
+"""The manifest of a built folder, ``FOLDER/.manifest.jsonl``: one line per file with its path, size and SHA-256.
 
-Files and folders whose names begin with a dot are not listed: the readers ignore them too.
+Hidden files and folders are not listed; the readers ignore them too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sfmoe_dg.foundation.files import atomic_file
 NAME = ".manifest.jsonl"
 
 Manifest = Mapping[str, tuple[int, str]]
-"""Paths below the folder, with ``/``, to size and SHA-256."""
+"""Path below the folder, with ``/`` → size and SHA-256."""
 
 
 def files_below(folder: Path) -> Iterator[str]:
@@ -31,7 +31,7 @@ def files_below(folder: Path) -> Iterator[str]:
 
 
 def write_manifest(folder: Path, progress: bool = False) -> Path:
-    """List a folder's files, reading every one of them once."""
+    """Write a folder's manifest; every file is read once."""
     with atomic_file(folder / NAME) as out:
         for path in _with_bar(list(files_below(folder)), "listing", progress):
             file = folder / path
@@ -57,7 +57,7 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def differences(folder: Path, manifest: Manifest, *, checksums: bool = True, progress: bool = False) -> list[str]:
-    """What is missing, extra, cut off or changed, one sentence each, by name."""
+    """One sentence per file that is missing, extra, cut off or changed."""
     present = set(files_below(folder))
     problems = [f"missing: {path}" for path in sorted(manifest.keys() - present)]
     problems += [f"extra: {path}" for path in sorted(present - manifest.keys())]

@@ -1,31 +1,33 @@
-"""How a data set is made, and making it: download → extract → prepare → manifest → rename.
+"""The recipe of a data set, and building it: download → extract → prepare → manifest → rename.
 
-Everything happens in hidden folders of the target's parent, so a folder under its own name is always whole. An
-interrupted build goes on with the archives and extracted folders that are whole.
+A build works in hidden folders beside the target, so a folder under its own name is always complete. An interrupted
+build continues with the archives and extracted folders that are complete.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from sfmoe_dg.data.builders.archive import BadArchiveError, extract
 from sfmoe_dg.data.builders.download import digests, download, mismatch
 from sfmoe_dg.data.builders.layouts import Counts, count_image_folders, image_folders
 from sfmoe_dg.data.builders.manifest import NAME, write_manifest
-from sfmoe_dg.data.catalog import facts
+from sfmoe_dg.data.catalog import CATALOG
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.files import read_json, write_atomic
 from sfmoe_dg.foundation.locks import file_lock
 
 Prepare = Callable[[Mapping[str, Path], Path], Sequence[str]]
-"""From what the sources became (by their ``file``: an extracted folder, or the file itself) to the new folder; returns
-what the user should know."""
+"""Makes the new folder from the sources, which are given by their ``file``: an extracted folder, or the file itself.
+Returns lines for the user."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,12 @@ class Source:
     """One file that a data set is made of.
 
     Attributes:
-        url: where a program can try to get it.
+        url: the address for a program.
         file: its name here.
-        page: where a person can get it.
-        sha256, md5: None: not known to us; then what the first download had is what later ones must have.
-        extract: False: handed to ``prepare`` as it is.
-        option: a command-line option of its own for a copy the user has, besides ``--archive``.
+        page: the address for a person.
+        sha256, md5: None: not known; then later downloads must equal the first one.
+        extract: False: ``prepare`` gets the file itself.
+        option: another command-line option, besides ``--archive``, for a copy that the user has.
     """
 
     url: str
@@ -60,15 +62,15 @@ class Recipe:
     """One data set.
 
     Attributes:
-        name: as in the catalog, where it is there.
-        folder: where it lies under the data folder.
+        name: of what the folder holds, as in the catalog (``DatasetFacts.content``).
+        folder: its place below the data folder.
         sources: the files it is made of.
         prepare: makes the folder from them.
-        domains: what ``count`` must find.
+        domains: the names that ``count`` must find.
         published: images per domain of the complete published copy; empty if not known.
         num_classes: 0: not checked.
-        known_totals: other numbers of images that are known to occur, with the reason.
-        count: images per domain and class of a folder.
+        known_totals: other total numbers of images that occur, with the reason.
+        count: counts a folder's images per domain and class.
     """
 
     name: str
@@ -86,26 +88,33 @@ def from_catalog(
     name: str,
     *sources: Source,
     prepare: Prepare | None = None,
-    count: Callable[[Path], Counts] = count_image_folders,
     known_totals: Mapping[int, str] | None = None,
 ) -> Recipe:
-    """The recipe of a data set whose folder, domains, classes and counts are in the catalog.
+    """The recipe of the folder of a data set of the catalog; several data sets may be made of it.
 
     Args:
         prepare: None: the archive holds the domains' folders, which are taken as they are.
     """
-    entry = facts(name)
+    facts = CATALOG.load(name)
+    content = facts.content
     return Recipe(
-        name=name,
-        folder=entry.folder,
+        name=content.name,
+        folder=facts.folder,
         sources=sources,
-        prepare=prepare or image_folders(entry.domains),
-        domains=entry.domains,
-        published=dict(zip(entry.domains, entry.counts, strict=True)) if entry.counts else {},
-        num_classes=entry.num_classes,
+        prepare=prepare or image_folders(content.parts),
+        domains=content.parts,
+        published=content.published,
+        num_classes=content.num_classes,
         known_totals=known_totals or {},
-        count=count,
+        count=partial(_count, facts.counter),
     )
+
+
+def _count(counter: str, folder: Path) -> Counts:
+    """Imported when it is called: some counters import torch."""
+    module_name, _, attribute = counter.partition(":")
+    counts: Counts = getattr(importlib.import_module(module_name), attribute)(folder)
+    return counts
 
 
 def google_drive(file_id: str, file: str) -> Source:
@@ -136,8 +145,7 @@ def build(
         tell: is called with one line per thing to know.
 
     Raises:
-        UserError: whatever ``download``, ``extract`` or the preparation has to say, or if the folder exists and was
-            not built by this function.
+        UserError: if a download, an archive or the preparation fails, or if the folder was not built by this function.
     """
     target, work, archives = out / recipe.folder, out / f".building-{recipe.folder}", out / "archives"
     if _is_built(target):
@@ -146,10 +154,10 @@ def build(
         if not path.is_file():
             raise UserError(f"{path} is not a file; give the copy of {file} that you have")
     with file_lock(work / ".lock", busy=f"another process is building {recipe.name} in {out}; wait for it"):
-        if _is_built(target):  # by another process, between the question above and the lock
+        if _is_built(target):  # another process built it before this one had the lock
             shutil.rmtree(work, ignore_errors=True)
             return False
-        if (work / "ready").exists():  # interrupted while files were moved from one to the other
+        if (work / "ready").exists():  # interrupted while files were moved from the extracted folder to "ready"
             _clear(work)
         kept = _Kept(out, recipe, given or {}, sha256 or {}, progress, tell)
         files = {source.file: kept.obtain(source, archives / source.file) for source in recipe.sources}
@@ -171,7 +179,7 @@ def build(
 
 
 def _is_built(target: Path) -> bool:
-    """Refuses a folder that holds something else."""
+    """Whether this folder was built here; one that holds something else is refused."""
     if (target / NAME).exists():
         return True
     if target.is_dir() and any(target.iterdir()):
@@ -186,7 +194,7 @@ def _clear(work: Path) -> None:
 
 
 class _Kept:
-    """Gets sources, and keeps in ``out/.sources/NAME.json`` what they were, so that a changed file is noticed."""
+    """Gets sources, and records their checksums in ``out/.sources/NAME.json``, so that a changed file is noticed."""
 
     def __init__(
         self,
@@ -226,9 +234,9 @@ class _Kept:
         return path
 
     def extracted(self, source: Source, archive: Path, work: Path) -> Path:
-        """The folder from an archive; a download that is no good is put aside, so that it is not used again.
+        """The folder from an archive. A download that cannot be unpacked is renamed, so that it is not used again.
 
-        Its name holds the archive's checksum, so that what was unpacked from another archive is not taken for it.
+        The folder's name holds the archive's checksum, so that a folder of another archive is not used instead.
         """
         folder = work / f"{source.file}.{str(self.known[source.file]['sha256'])[:16]}"
         if folder.exists():
@@ -243,7 +251,7 @@ class _Kept:
             raise UserError(f"{error}; it is kept as {bad}") from None
 
     def _expected(self, source: Source) -> tuple[str | None, str | None]:
-        """SHA-256 and MD5: the user's word counts most, then what we know, then what was there last time."""
+        """SHA-256 and MD5: those that the user gives, else the known ones, else those of the first download."""
         if source.file in self.sha256:
             return self.sha256[source.file], None
         if source.sha256 or source.md5:
@@ -252,6 +260,6 @@ class _Kept:
         return (str(before) if before else None), None
 
     def remember(self) -> None:
-        """Keep what the files were; only now, since they have turned out to be good."""
+        """Record the checksums; called at the end, when the files have proved to be good."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(self.path, json.dumps(self.known, indent=2, sort_keys=True) + "\n")

@@ -1,6 +1,6 @@
-"""The command line that all scripts in ``datasets/`` share. What it has to say goes to ``say``, which a script chooses.
+"""The command line that all scripts in ``datasets/`` share. Scripts give ``say``, which prints lines.
 
-Exit codes: 0 done; 1 built or checked, and something is not as published; 2 bad input, said in one sentence.
+Exit codes: 0: done. 1: built or checked, but something is not as published. 2: bad input, with one sentence.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None, *, say: Callable[[st
 
 
 def report(recipe: Recipe, out: Path, check: Check) -> list[str]:
-    """What was found, as lines for people."""
+    """A check's result as lines of text."""
     total, classes = sum(check.counts.values()), len(check.classes)
     lines = [f"{out / recipe.folder}: {len(check.counts)} domains, {classes} classes, {total} images"]
     for name, count in check.counts.items():
@@ -80,7 +80,7 @@ def report(recipe: Recipe, out: Path, check: Check) -> list[str]:
 
 
 def _given(recipe: Recipe, args: argparse.Namespace) -> dict[str, Path]:
-    """The user's files by the names of the sources. A single source may be called anything."""
+    """The user's files by the names of the sources. If there is one source, its file may have any name."""
     given = {source.file: getattr(args, source.option) for source in recipe.sources if source.option}
     given = {file: path for file, path in given.items() if path is not None}
     archives = [source for source in recipe.sources if not source.option]

@@ -1,4 +1,4 @@
-"""What is on disk, against what was published and against the manifest that the builder left."""
+"""Compare what is on disk with the published counts and with the manifest that the builder wrote."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from sfmoe_dg.foundation.errors import UserError
 
 @dataclass(frozen=True)
 class Check:
-    """What was found.
+    """The result of :func:`verify`.
 
     Attributes:
         counts: images per domain.
         classes: class names.
-        problems: what is wrong, one sentence each, by name.
-        notes: what to know besides.
+        problems: one sentence each.
+        notes: other sentences for the user.
     """
 
     counts: dict[str, int]
@@ -35,10 +35,10 @@ def verify(recipe: Recipe, out: Path, *, contents: bool = True, progress: bool =
     """Compare ``out/recipe.folder`` with the recipe and with its manifest.
 
     Args:
-        contents: read every file: its checksum where there is a manifest, else whether it decodes.
+        contents: read every file: compare its checksum if there is a manifest, else decode it.
 
     Raises:
-        UserError: if the folder, or a table that tells what belongs in it, is missing or damaged.
+        UserError: if the folder, or a table that lists its images, is missing or damaged.
     """
     folder = out / recipe.folder
     if not folder.is_dir():

@@ -26,7 +26,7 @@ FOLDER = "CUB_200_2011"
 LABEL_FIELDS = 5
 """Fields in a line of ``image_attribute_labels.txt``: image, attribute, present, certainty, seconds."""
 NOT_GIVEN = 0
-"""The certainty of an attribute nobody rated for that image (1 not visible, 2 guessing, 3 probably, 4 definitely)."""
+"""The certainty if nobody rated the attribute for that image (1 not visible, 2 guessing, 3 probably, 4 definitely)."""
 
 _TEXT_FILES = (
     "images.txt",
@@ -43,7 +43,7 @@ _CLASS_LABELS = "attributes/class_attribute_labels_continuous.txt"
 
 @dataclass(frozen=True, eq=False)
 class BirdAttributes:
-    """What people said about the birds.
+    """The annotators' answers about the birds.
 
     Attributes:
         names: A names, ``group::value``.
@@ -237,7 +237,7 @@ def _read_parts(root: Path, position: dict[int, int], part_ids: dict[int, int]) 
 def _read_attributes(
     root: Path, position: dict[int, int], labels: np.ndarray, num_classes: int
 ) -> tuple[BirdAttributes, tuple[str, ...]]:
-    # The archive has attributes.txt beside CUB_200_2011, many copies have it inside.
+    # In the archive, attributes.txt lies beside CUB_200_2011; in many copies it lies inside.
     candidates = ("attributes/attributes.txt", "attributes.txt", "../attributes.txt")
     names_file = next((name for name in candidates if (root / name).is_file()), None)
     if names_file is None:

@@ -1,9 +1,9 @@
-"""Making CUB-DG: the pictures, each written whole or not at all, then the table, then the manifest.
+"""Build CUB-DG: first the pictures, each written atomically, then the table, then the manifest.
 
-``manifest.json`` is written first, with ``complete: false``, and last, with ``complete: true``. A build that was
-interrupted is continued by the same command: files that are there are kept, and the bytes at the end are those of an
-uninterrupted build, because a batch of pictures is always computed as planned, with one thread, whatever is missing of
-it. Floating-point units and library versions differ, so other machines may give other last bits.
+``manifest.json`` is written at the start, with ``complete: false``, and at the end, with ``complete: true``. The same
+command continues an interrupted build. It keeps the files that are there and ends with the bytes of an uninterrupted
+build, because a batch of pictures is always computed completely, with one thread, even if some of them are there. Other
+machines or library versions may give other last bits.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from sfmoe_dg.data.builders.manifest import sha256_of
 from sfmoe_dg.data.cub_dg.names import FOLDER, MANIFEST, TABLE
 from sfmoe_dg.data.cub_dg.plan import BuildOptions, Plan, make_plan, split_name
 from sfmoe_dg.data.cub_dg.table import BirdTable, pyarrow_module, read_table, write_table
-from sfmoe_dg.data.cub_dg.work import Task, run_tasks
+from sfmoe_dg.data.cub_dg.work import StyleTask, run_tasks
 from sfmoe_dg.foundation.cores import file_threads, usable_cores
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.files import read_json, write_atomic
 from sfmoe_dg.foundation.locks import file_lock
 
 Progress = Callable[[int, int], None]
-"""Called with the number of pictures that are there and the number there will be."""
+"""Called with the number of pictures so far and in all."""
 
 MAX_GPU_JOBS = 4
-_TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]+\.tmp$")  # what records.atomic_file leaves behind when it is killed
+_TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]+\.tmp$")  # left behind by a killed files.atomic_file
 
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What was done: the folder ``CUB_DG``, pictures made now and in all, and the manifest."""
+    """The result of a build: the folder ``CUB_DG``, pictures made now and in all, and the manifest."""
 
     folder: Path
     made: int
@@ -54,10 +54,10 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
 
     Raises:
         UserError: on inputs that do not fit, a folder that holds something else or another build, a disk that is full
-            or cannot be written to, processes that die, and without pyarrow. What is done stays, and the same command
-            continues.
+            or cannot be written to, processes that die, and without pyarrow. Finished work stays, and the same command
+            continues it.
     """
-    pyarrow_module("pyarrow.parquet")  # needed for the table, which comes last
+    pyarrow_module("pyarrow.parquet")  # the table at the end needs it
     plan = make_plan(options)
     folder = Path(options.out) / FOLDER
     manifest = plan.manifest()
@@ -96,7 +96,7 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def _open_folder(folder: Path, manifest: dict[str, Any]) -> bool:
-    """Refuse a folder that another build or something else has filled; True if this very build is complete."""
+    """Refuse a folder that holds another build or other files; True if this build is complete."""
     if not (folder / MANIFEST).is_file():
         found = sorted(path.name for path in folder.iterdir() if not _TEMPORARY.match(path.name))
         if found:
@@ -106,7 +106,7 @@ def _open_folder(folder: Path, manifest: dict[str, Any]) -> bool:
     if not isinstance(former, dict):
         raise UserError(f"{folder / MANIFEST} is not a manifest of CUB-DG; choose another --out")
     planned = json.loads(json.dumps(manifest))
-    # Counts follow from the rest; naming them would hide what the user changed.
+    # Counts follow from the other values; naming them would hide which value the user changed.
     different = sorted(key for key in planned if key != "counts" and former.get(key) != planned[key])
     if different:
         raise UserError(
@@ -125,7 +125,7 @@ def _remove_temporary(folder: Path) -> None:
 
 
 def verify(folder: Path) -> list[str]:
-    """What does not agree with the manifest and the table of a build, one sentence each; empty if all is well.
+    """One sentence per difference between a build's files and its manifest and table; empty if there is none.
 
     Every picture is read, so that a truncated one is found.
 
@@ -149,9 +149,9 @@ def verify(folder: Path) -> list[str]:
 
 
 def _remove_damaged(folder: Path, plan: Plan) -> int:
-    """Delete pictures of a complete build that have changed since, so that they are made again; their number.
+    """Delete pictures of a complete build that were changed, so that they are made again; returns their number.
 
-    Without the table that was built nothing tells which have changed: then all are.
+    If the table is missing or changed, nothing tells which pictures changed, and all are deleted.
     """
     known = _built_checksums(folder)
     there = [file for file in plan.files if (folder / file).is_file()]
@@ -163,7 +163,7 @@ def _remove_damaged(folder: Path, plan: Plan) -> int:
 
 
 def _built_checksums(folder: Path) -> dict[str, str]:
-    """What the table says of every picture; nothing if it is not the table of the manifest."""
+    """The table's checksum of every picture; empty if it is not the table of the manifest."""
     try:
         if sha256_of(folder / TABLE) != read_json(folder / MANIFEST)["table"]["sha256"]:
             return {}
@@ -192,7 +192,7 @@ def _missing(folder: Path, plan: Plan) -> list[str]:
 
 
 def _check_files(folder: Path, plan: Plan) -> list[str]:
-    """Nothing too little and nothing too much lies in the domains' folders; the checksums in the order of the plan."""
+    """Check that the domains' folders hold the planned files and no others; returns checksums in the plan's order."""
     _remove_temporary(folder)
     extra = _extra(folder, set(plan.files))
     if extra:
@@ -204,12 +204,12 @@ def _check_files(folder: Path, plan: Plan) -> list[str]:
 
 
 def _make_pictures(folder: Path, plan: Plan, jobs: int | None, progress: Progress) -> int:
-    """Make what is missing; the number of pictures made."""
+    """Make the missing pictures; returns their number."""
     missing = set(_missing(folder, plan))
     for parent in {os.path.dirname(file) for file in plan.files}:
         (folder / parent).mkdir(parents=True, exist_ok=True)
     tasks = [
-        Task(plan.birds.root / "images", folder, batch, domains, plan.styles, str(plan.device))
+        StyleTask(plan.birds.root / "images", folder, batch, domains, plan.styles, str(plan.device))
         for batch in plan.batches
         if (domains := tuple(d for d in plan.domains if any(s.file(d) in missing for s in batch)))
     ]

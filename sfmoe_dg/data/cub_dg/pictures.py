@@ -1,7 +1,7 @@
-"""One picture on its way from CUB to CUB-DG, and the points and boxes on it that must move along.
+"""How one picture of CUB becomes one of CUB-DG, and how the points and boxes on it move with it.
 
 Coordinates are continuous: the picture covers [0, width] × [0, height], the middle of the top left pixel is (½, ½).
-CUB's annotators gave whole numbers, so they are known to a pixel at best.
+CUB's annotations are whole numbers, so they are exact to a pixel at best.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sfmoe_dg.data.sets.image_folder import BadImageError, load_rgb
 from sfmoe_dg.foundation.errors import UserError
 
 JPEG_OPTIONS = {"quality": 95, "subsampling": 0, "optimize": False, "progressive": False}
-"""How pictures are encoded, without metadata. Colours at full resolution: the styles' strokes are a few pixels wide."""
+"""How pictures are encoded. Colours have full resolution, since the styles' strokes are a few pixels wide."""
 
 _ORIENTATION_TAG = 0x0112
 
@@ -35,7 +35,7 @@ _TURNS: dict[int, tuple[Image.Transpose, bool, bool, bool]] = {
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about its picture before the pixels are decoded: width and height as stored, Pillow's mode,
+    """What a file's header says about its picture: width and height as stored, Pillow's mode,
     EXIF orientation (1: upright; 50 of CUB's first 323 images carry a 0, which means nothing and is read as 1)."""
 
     size: tuple[int, int]
@@ -86,13 +86,13 @@ class Placement:
         return (height, width) if swapped else (width, height)
 
     def picture(self, image: Image.Image) -> Image.Image:
-        """The stored picture, placed; resized by Lanczos' filter, which smooths as it shrinks."""
+        """The stored picture, turned and resized by Lanczos' filter, which smooths when it shrinks."""
         if self.orientation in _TURNS:
             image = image.transpose(_TURNS[self.orientation][0])
         return image if image.size == self.size else image.resize(self.size, Image.Resampling.LANCZOS)
 
     def points(self, points: np.ndarray) -> np.ndarray:
-        """Points [..., 2] (x, y) of the stored picture as points of the placed one, float64."""
+        """Points [..., 2] (x, y) of the stored picture, moved to their places in the resulting picture; float64."""
         moved = np.array(points, dtype=np.float64)
         width, height = self.upright
         if self.orientation in _TURNS:
@@ -113,7 +113,7 @@ class Placement:
         return np.concatenate([low, high - low], axis=-1)
 
     def parts(self, parts: np.ndarray) -> np.ndarray:
-        """Parts [..., 3] (x, y, visible), moved likewise; invisible ones have no place: NaN, NaN, 0."""
+        """Parts [..., 3] (x, y, visible), moved likewise; invisible ones become NaN, NaN, 0."""
         visible = parts[..., 2:] > 0
         return np.concatenate([np.where(visible, self.points(parts[..., :2]), np.nan), visible], axis=-1)
 

@@ -1,7 +1,7 @@
-"""What a build of CUB-DG will make: every file, from which bytes, with which parameters, before anything is made.
+"""The plan of a build of CUB-DG: all files that it will make, from which bytes and with which parameters.
 
-The plan depends on the inputs and the parameters alone, never on what is done already nor on the number of processes,
-so that an interrupted build, continued, ends in the same bytes.
+The plan depends on the inputs and the parameters alone, not on files that are already made or on the number of
+processes, so that an interrupted and continued build ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*$")
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What the user asks for.
+    """The options of a build.
 
     Attributes:
         cub: the folder ``CUB_200_2011`` or the one that holds it.
@@ -64,7 +64,7 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class StyleFile:
-    """The weights that make one domain; see ``style_transfer.Style``."""
+    """The weights that make one domain; see ``styles.StyleNetwork``."""
 
     domain: str
     path: Path
@@ -74,8 +74,8 @@ class StyleFile:
 
 
 @dataclass(frozen=True)
-class Source:
-    """One image of CUB that is there.
+class SourcePhoto:
+    """One image of CUB whose file exists.
 
     Attributes:
         row: its row in ``Birds``.
@@ -98,7 +98,7 @@ class Source:
 
     @property
     def is_copied(self) -> bool:
-        """Whether the natural picture is CUB's file, byte for byte: nothing about it had to change."""
+        """Whether the natural picture is a copy of CUB's file, since nothing has to change in it."""
         return self.mode == "RGB" and self.placement == Placement(self.placement.stored, 1, self.placement.stored)
 
     def file(self, domain: str) -> str:
@@ -118,7 +118,7 @@ class Plan:
     """
 
     birds: Birds
-    sources: tuple[Source, ...]
+    sources: tuple[SourcePhoto, ...]
     styles: tuple[StyleFile, ...]
     device: torch.device
     batch_size: int
@@ -135,9 +135,9 @@ class Plan:
         return [source.file(domain) for source in self.sources for domain in self.domains]
 
     @property
-    def batches(self) -> list[tuple[Source, ...]]:
+    def batches(self) -> list[tuple[SourcePhoto, ...]]:
         """Pictures of one size that pass the networks together."""
-        by_size: dict[tuple[int, int], list[Source]] = {}
+        by_size: dict[tuple[int, int], list[SourcePhoto]] = {}
         for source in self.sources:
             by_size.setdefault(source.placement.size, []).append(source)
         step = self.batch_size
@@ -145,7 +145,7 @@ class Plan:
         return sorted(chunks, key=lambda chunk: chunk[0].row)
 
     def manifest(self) -> dict[str, Any]:
-        """The inputs' checksums and the parameters, as JSON will hold them; the same for the same build."""
+        """The inputs' checksums and the parameters, for the manifest; equal for equal builds."""
         birds, sources = self.birds, self.sources
         built = {int(birds.labels[source.row]) for source in sources}
         return {
@@ -193,7 +193,7 @@ def _described(style: StyleFile) -> dict[str, Any]:
     }
 
 
-def _origin(birds: Birds, source: Source) -> dict[str, Any]:
+def _origin(birds: Birds, source: SourcePhoto) -> dict[str, Any]:
     return {
         "id": int(birds.ids[source.row]),
         "split": split_name(birds, source.row),
@@ -211,7 +211,7 @@ def make_plan(options: BuildOptions) -> Plan:
     """Read the annotations, the weights and every image's bytes.
 
     Raises:
-        UserError: on inputs that are missing or do not fit, and on parameters that make no sense.
+        UserError: on inputs that are missing or do not fit, and on parameters out of range.
     """
     for name, value in (("size", options.size), ("jobs", options.jobs), ("batch_size", options.batch_size)):
         if value is not None and value < 1:
@@ -229,7 +229,7 @@ def _device(name: str | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        if device.type not in DEVICES:  # torch knows more kinds, "meta" without any values
+        if device.type not in DEVICES:  # torch knows more kinds, such as "meta", which holds no values
             raise NotImplementedError(f"pictures are painted on {', '.join(DEVICES)}")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -269,7 +269,7 @@ def _weight_file(name: str, weights: Path | None) -> Path:
     raise UserError(f"{weights} holds {what}{hint}; name the file with --styles {name}=FILE")
 
 
-def _sources(birds: Birds, short_side: int | None, allow_missing: bool) -> tuple[Source, ...]:
+def _sources(birds: Birds, short_side: int | None, allow_missing: bool) -> tuple[SourcePhoto, ...]:
     rows = [row for row in range(len(birds)) if birds.image_path(row).is_file()]
     missing = len(birds) - len(rows)
     if not rows or (missing and not allow_missing):
@@ -283,7 +283,7 @@ def _sources(birds: Birds, short_side: int | None, allow_missing: bool) -> tuple
         return tuple(pool.map(lambda row: _source(birds, row, short_side), rows))
 
 
-def _source(birds: Birds, row: int, short_side: int | None) -> Source:
+def _source(birds: Birds, row: int, short_side: int | None) -> SourcePhoto:
     path = birds.image_path(row)
     try:
         content = path.read_bytes()
@@ -291,4 +291,4 @@ def _source(birds: Birds, row: int, short_side: int | None) -> Source:
         raise UserError(f"image {path} cannot be read ({error.strerror}); check the disk and the permissions") from None
     header = read_header(content, path)
     placement = Placement.of(header, short_side)
-    return Source(row, birds.paths[row], hashlib.sha256(content).hexdigest(), header.mode, placement)
+    return SourcePhoto(row, birds.paths[row], hashlib.sha256(content).hexdigest(), header.mode, placement)

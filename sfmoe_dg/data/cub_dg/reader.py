@@ -1,4 +1,4 @@
-"""``--dataset CUBDG``: the image folders, with CUB's official split of the birds where a manifest tells it."""
+"""The reader of CUBDG: image folders, with CUB's official split of the birds if there is a manifest."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def read(entry: DatasetFacts, data_dir: str, on_bad_image: str) -> DomainDataset
 
     An identity is a photograph: the same class and stem in every domain, named ``class/stem``.
 
-    With the builder's ``manifest.json``, the classes it lists are accepted though they be fewer than 200, and
-    ``test_identities`` are the photographs of CUB's official test part. Without one, the folder must have all classes
-    and no photograph is set apart.
+    With the builder's ``manifest.json``, the folder must have the classes that it lists, also if they are fewer than
+    200, and ``test_identities`` are the photographs of CUB's official test part. Without a manifest, the folder must
+    have all classes, and no photograph is set apart.
 
     Raises:
         UserError: as ``image_folder.read``; and if the build is not complete, has other styles than the four of

@@ -1,4 +1,4 @@
-"""A contact sheet of CUB-DG: a few birds, one row each, one column per domain, with their parts and boxes drawn."""
+"""A contact sheet of CUB-DG: one row per bird, one column per domain, with parts and boxes drawn."""
 
 from __future__ import annotations
 

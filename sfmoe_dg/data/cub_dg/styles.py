@@ -1,8 +1,8 @@
-"""Fast neural style: a feed-forward network that repaints a picture in the one style it was trained for.
+"""Fast neural style: a feed-forward network that repaints a picture in the style it was trained for.
 
 Three convolutions (9×9, then 3×3 of stride 2 twice), five residual blocks, two convolutions behind nearest-neighbour
 upsampling, a 9×9 convolution to RGB; all padded by reflection, all but the last followed by instance normalisation.
-Pixels go in and come out on the scale 0–255. Module names are those of the published weight files.
+Input and output are pixels from 0 to 255. Module names are those of the published weight files.
 
 Legend: B pictures, H height, W width, C colours (3).
 
@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from sfmoe_dg.foundation.errors import UserError
 
 MIN_SIDE = 5
-"""The shortest side that all the reflection padding inside the network can be applied to."""
+"""The shortest side with which the network's reflection padding works."""
 WEIGHT_SUFFIXES = (".pth", ".pt", ".model", ".safetensors")
 
 _RUNNING_STATISTICS = re.compile(r"(^|\.)in\d+\.(running_mean|running_var|num_batches_tracked)$")
@@ -55,7 +55,7 @@ def _norm(channels: int) -> nn.InstanceNorm2d:
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions beside the identity; nothing is rectified after the sum."""
+    """Two 3×3 convolutions and a skip connection, without a ReLU after the sum."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -69,8 +69,8 @@ class ResidualBlock(nn.Module):
 class TransformerNet(nn.Module):
     """The style network; ``widths`` are the channels of its five inner convolutions, 32, 64, 128, 64, 32 as published.
 
-    ``forward`` takes and returns [B, 3, H, W] on the scale 0–255, not clamped. Sides that are no multiple of 4 come
-    out rounded up to one; see ``stylise``.
+    ``forward`` takes and returns [B, 3, H, W] on the scale 0–255, not clamped. Sides that are not a multiple of 4
+    are rounded up to one; see ``stylise``.
     """
 
     def __init__(self, widths: tuple[int, int, int, int, int] = (32, 64, 128, 64, 32)) -> None:
@@ -97,7 +97,7 @@ class TransformerNet(nn.Module):
 
 
 @dataclass(frozen=True)
-class Style:
+class StyleNetwork:
     """A network with its weights.
 
     Attributes:
@@ -111,7 +111,7 @@ class Style:
     dropped: tuple[str, ...]
 
 
-def load_style(path: str | Path, device: torch.device | str = "cpu") -> Style:
+def load_style(path: str | Path, device: torch.device | str = "cpu") -> StyleNetwork:
     """Read a weight file of any width (PyTorch's, without running code from it, or safetensors).
 
     Raises:
@@ -128,7 +128,7 @@ def load_style(path: str | Path, device: torch.device | str = "cpu") -> Style:
     network = TransformerNet(widths)
     _check_tensors(path, weights, network.state_dict())
     network.load_state_dict(weights)
-    return Style(network.requires_grad_(False).eval().to(device), widths, dropped)
+    return StyleNetwork(network.requires_grad_(False).eval().to(device), widths, dropped)
 
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -148,7 +148,7 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _check_tensors(path: str | Path, weights: dict[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
-    """Nothing is left at random values and nothing ignored: names, shapes and numbers must fit."""
+    """Load weights; all names, shapes and numbers must fit, so that no weight stays random and none is ignored."""
     missing, extra = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
     if missing or extra:
         found = [f"{what} {names[0]}" for what, names in (("no", missing), ("unknown", extra)) if names]
@@ -167,13 +167,13 @@ def stylise(network: TransformerNet, pictures_BHWC: np.ndarray) -> np.ndarray:
     """Repaint uint8 pictures [B, H, W, 3] of one size; the result has the same size and type.
 
     Values are clamped to 0–255 and cut, not rounded, to 8 bits, as the reference implementation does. The network's
-    strided convolutions centre feature i on pixel 4i, and sides that are no multiple of 4 grow at the bottom and the
-    right only; that surplus (3 pixels at most) is cut off, so that a pixel keeps its place and annotations still fit.
+    strided convolutions centre feature i on pixel 4i, and sides that are not a multiple of 4 grow at the bottom and the
+    right only; this surplus (at most 3 pixels) is cut off, so that pixels keep their places and annotations fit.
     Sides below ``MIN_SIDE`` are extended by repeating the last row or column first.
 
-    The pictures of a batch do not see each other, but libraries choose their algorithm by the batch's shape, so that
-    sums may round otherwise than one by one: by one grey level, in few pixels. (At the published widths the CPU gives
-    the same bits.) Whoever needs the same bytes again uses the same batches.
+    The pictures of a batch do not influence each other, but libraries choose their algorithm by the batch's shape, so
+    a batch may round a few pixels by one grey level otherwise than single pictures. (At the published widths the CPU
+    gives the same bits.) To get the same bytes again, use the same batches.
 
     Raises:
         UserError: if the device's memory is too small, or the network gives numbers that are not finite.
@@ -198,7 +198,7 @@ def stylise(network: TransformerNet, pictures_BHWC: np.ndarray) -> np.ndarray:
 
 @contextlib.contextmanager
 def _exact_float32(device: torch.device) -> Iterator[None]:
-    """On a GPU: the same algorithm every time, and no TensorFloat-32, whose 10 bits would show in the picture."""
+    """On a GPU: always the same algorithm, and no TensorFloat-32, whose 10 bits would be visible in the picture."""
     if device.type != "cuda":
         yield
         return

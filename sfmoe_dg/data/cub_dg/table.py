@@ -1,4 +1,4 @@
-"""The annotations of CUB-DG: one Parquet table, one row per image and domain, places in the pixels of that very file.
+"""The annotations of CUB-DG: one Parquet table with one row per picture; places are in pixels of that picture.
 
 A part that is not visible has the coordinates NaN. Names of parts and attributes are in the schema's metadata.
 
@@ -65,7 +65,7 @@ _BOX = ("box_x", "box_y", "box_width", "box_height")
 
 
 def write_table(path: Path, table: BirdTable) -> None:
-    """Write the table whole or not at all; the same bytes for the same content and version of pyarrow.
+    """Write the table atomically; equal content gives equal bytes with the same version of pyarrow.
 
     Raises:
         UserError: if pyarrow is not installed.
@@ -117,7 +117,7 @@ def read_table(path: str | Path) -> BirdTable:
 
 
 def _matrix(table: Any, column: str, dtype: type) -> np.ndarray:
-    """A column of lists of one length as an array [R, length]."""
+    """A column of lists, all of one length, as an array [R, length]."""
     chunks = table.column(column).combine_chunks()
     flat = chunks.flatten().to_numpy(zero_copy_only=False)
     return flat.reshape(len(chunks), -1).astype(dtype) if len(chunks) else np.zeros((0, 0), dtype)

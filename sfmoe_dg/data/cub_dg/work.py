@@ -1,4 +1,4 @@
-"""Pictures made by several processes, one thread each, every file written whole or not at all."""
+"""Make pictures in several processes, with one thread each; files are written atomically."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ import torch
 
 from sfmoe_dg.data.cub_dg.names import NATURAL
 from sfmoe_dg.data.cub_dg.pictures import encode_jpeg, load_picture
-from sfmoe_dg.data.cub_dg.plan import Source, StyleFile
+from sfmoe_dg.data.cub_dg.plan import SourcePhoto, StyleFile
 from sfmoe_dg.data.cub_dg.styles import TransformerNet, load_style, stylise
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.files import write_atomic
 
 
 @dataclass(frozen=True)
-class Task:
-    """One batch for some domains, to be made by one process."""
+class StyleTask:
+    """One batch of photos in some domains, for one process."""
 
     images: Path
     folder: Path
-    sources: tuple[Source, ...]
+    sources: tuple[SourcePhoto, ...]
     domains: tuple[str, ...]
     styles: tuple[StyleFile, ...]
     device: str
@@ -41,8 +41,8 @@ class Task:
         return len(self.sources) * len(self.domains)
 
 
-def run_tasks(tasks: Sequence[Task], jobs: int) -> Iterator[int]:
-    """The number of pictures of each task, as they end; in this process if ``jobs`` is 1.
+def run_tasks(tasks: Sequence[StyleTask], jobs: int) -> Iterator[int]:
+    """Run tasks, in this process if ``jobs`` is 1; yields each task's number of pictures when it is done.
 
     Raises:
         UserError: if a picture cannot be made or a process dies.
@@ -68,7 +68,7 @@ def run_tasks(tasks: Sequence[Task], jobs: int) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Sums are split among threads, and so their last bits would depend on the number of cores."""
+    """With more threads, the last bits of sums would depend on the number of cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -78,13 +78,13 @@ def _one_thread() -> Iterator[None]:
 
 
 def _prepare_process() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's business
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process acts on Ctrl-C
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A killed build must not leave processes behind that wait for tasks for ever."""
+    """End this process when its parent is killed; otherwise it would wait for tasks for ever."""
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
@@ -93,14 +93,14 @@ def _end_with_parent() -> None:
 
 @lru_cache(maxsize=16)
 def _network(path: Path, sha256: str, device: str) -> TransformerNet:
-    """Loaded once per process; the checksum is there to tell a file from one that took its place."""
+    """Loaded once per process; ``sha256`` is part of the cache's key, in case the file is replaced."""
     return load_style(path, device).network
 
 
-def _make(task: Task) -> int:
+def _make(task: StyleTask) -> int:
     """Make the pictures of one task and return their number.
 
-    The whole batch is computed whatever is missing of it: with fewer pictures in it, a GPU may round differently.
+    The whole batch is computed even if some pictures are there: with a smaller batch, a GPU may round otherwise.
     """
     pictures = np.stack([load_picture(task.images / source.path, source.placement) for source in task.sources])
     styles = {style.domain: style for style in task.styles}
@@ -115,5 +115,5 @@ def _make(task: Task) -> int:
     return task.num_pictures
 
 
-def _natural(task: Task, source: Source, picture: np.ndarray) -> bytes:
+def _natural(task: StyleTask, source: SourcePhoto, picture: np.ndarray) -> bytes:
     return (task.images / source.path).read_bytes() if source.is_copied else encode_jpeg(picture)

@@ -1,4 +1,4 @@
-"""Random images with random labels, for tests of everything but accuracy (DomainBed, ``datasets.Debug``)."""
+"""Random images with random labels, for tests that do not look at accuracy (DomainBed, ``datasets.Debug``)."""
 
 from __future__ import annotations
 

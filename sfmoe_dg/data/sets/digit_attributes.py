@@ -1,7 +1,7 @@
-"""What can be seen on every digit of StyledDigits: binary attributes and part locations, for the analyses.
+"""Binary attributes and part locations of the digits of StyledDigits, for the analyses.
 
-Both are measured from the glyph, never from its class, and hold in all four styles. They play the part of CUB's
-attributes and part locations. Positions are pixels of the 32×32 picture, x to the right and y downwards, pixel centres
+Both are measured from the glyph, never from its class, and hold in all four styles. They stand for CUB's attributes and
+part locations. Positions are pixels of the 32×32 picture, x to the right and y downwards, pixel centres
 at whole numbers.
 
 Legend: N digits, A attributes, P parts, H = W = 32 pixels.
@@ -129,7 +129,7 @@ ATTRIBUTES: dict[str, Attribute] = {
 """Name to rule. Their shares among the digits lie between 5 % and 95 %."""
 
 PARTS = ("top", "bottom", "left", "right", "center", "upper_loop", "lower_loop")
-"""The extreme points of the stroke, its centre of mass, and the centres of the loops, which not every digit has."""
+"""The extreme points of the stroke, its centre of mass, and the centres of loops, if the digit has any."""
 
 
 def attributes() -> np.ndarray:

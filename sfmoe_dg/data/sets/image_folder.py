@@ -16,17 +16,18 @@ from pathlib import PurePosixPath
 import numpy as np
 from PIL import Image
 
-from sfmoe_dg.data.catalog import IMAGE_EXTENSIONS, DatasetFacts
 from sfmoe_dg.data.domains import Domain, DomainDataset
+from sfmoe_dg.data.facts.dataset_facts import DatasetFacts
+from sfmoe_dg.data.facts.image_folders import IMAGE_EXTENSIONS
 from sfmoe_dg.foundation.cores import file_threads
 from sfmoe_dg.foundation.errors import UserError
 
-# Pillow refuses pictures above twice its limit; below that it only warns, once per picture and in every worker.
+# Pillow refuses pictures above twice its limit. Below that it warns, once per picture and in each worker.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class BadImageError(UserError):
-    """The file was read and is not a whole image (as opposed to a disk or a permission that failed)."""
+    """The file could be read, but it is not a complete image."""
 
 
 def load_rgb(path: str) -> Image.Image:
@@ -42,10 +43,10 @@ def load_rgb(path: str) -> Image.Image:
         with Image.open(path) as image:
             image.load()
             return _to_rgb(image)
-    except MemoryError:  # says nothing about the image either
+    except MemoryError:  # this says nothing about the image either
         raise UserError(f"there is no memory left to decode image {path}; make some free") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, …
-        # An errno means that the file system failed, which says nothing about the image.
+        # With an errno, the file system failed; that says nothing about the image.
         if isinstance(error, OSError) and error.errno is not None:
             raise UserError(
                 f"image {path} cannot be read ({error.strerror}); check the disk and the permissions"
@@ -205,7 +206,7 @@ def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
     """Every folder below this one that is not hidden, links followed, and the names of its files.
 
     Raises:
-        UserError: for a link to a folder that it lies in, whose images would count again and again.
+        UserError: for a link to a folder that contains the link: its images would be listed without end.
         OSError: for a folder that cannot be read.
     """
     for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
@@ -253,7 +254,7 @@ def _check_no_class_empty(listing: _Listing, num_skipped: int) -> None:
 
 
 def _without_bad_images(listings: Sequence[_Listing]) -> tuple[list[_Listing], tuple[str, ...]]:
-    """Decode every image once, before any split, so that what is left out depends on nothing but the files."""
+    """Decode every image once, before any split, so that only the files decide which images are left out."""
     kept, bad = [], []
     for listing in listings:
         paths = [os.path.join(listing.folder, file) for file in listing.files]
@@ -284,7 +285,7 @@ def _decodes(path: str) -> bool:
 
 
 def _identify(domains: Sequence[FolderDomain]) -> tuple[str, ...]:
-    """Number the objects by class folder and file stem: the same stem in several domains is the same photograph."""
+    """Number the photographs by class folder and file stem: they are the same photograph in all domains."""
     stems = [[str(PurePosixPath(file).with_suffix("")) for file in domain.files] for domain in domains]
     names = sorted({stem for domain_stems in stems for stem in domain_stems})
     number = {name: i for i, name in enumerate(names)}

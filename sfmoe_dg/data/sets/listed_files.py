@@ -1,4 +1,4 @@
-"""Domains whose files do not lie in one folder per domain, but are listed by a table or a rule (WILDS, Spawrious)."""
+"""Domains whose files are listed by a table or a rule instead of lying in one folder per domain (WILDS, Spawrious)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ListedDomain(FolderDomain):
         return picture if self.size is None else picture.resize(self.size, Image.Resampling.BILINEAR)
 
     def without_bad_images(self) -> tuple[ListedDomain, list[str]]:
-        """The domain with only the images that decode, and the paths of the others; every image is decoded once."""
+        """The domain without the images that do not decode, and their paths; every image is decoded once."""
         paths = [self.path(index) for index in range(len(self))]
         good = decodable(paths)
         kept = [index for index, is_good in enumerate(good) if is_good]
@@ -47,7 +47,7 @@ class ListedDomain(FolderDomain):
 def apply_policy(
     domains: Sequence[ListedDomain], on_bad_image: str
 ) -> tuple[tuple[ListedDomain, ...], tuple[str, ...]]:
-    """The domains and what was skipped, for ``on_bad_image`` "error" (nothing) or "skip"."""
+    """The domains, and the files that were skipped: none if ``on_bad_image`` is "error"."""
     if on_bad_image != "skip":
         return tuple(domains), ()
     pairs = [domain.without_bad_images() for domain in domains]

@@ -1,7 +1,7 @@
 """ColoredMNIST (Arjovsky et al. 2019) and RotatedMNIST (Ghifary et al. 2015) as DomainBed builds them from MNIST.
 
-Both shuffle the digits, and ColoredMNIST draws label noise and colours, from torch's global generator: built directly
-after ``seed_everything(seed)`` they are DomainBed's data for that ``--seed``, bit for bit.
+Both draw the order of the digits from torch's global generator, and ColoredMNIST also label noise and colours. If they
+are built directly after ``seed_everything(seed)``, they are DomainBed's data for that seed, bit for bit.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Make = Callable[[str, torch.Tensor, torch.Tensor], InMemoryDomain]
 
 
 def read_colored(entry: DatasetFacts, data_dir: str, on_bad_image: str) -> DomainDataset:
-    """Red or green digits, below 5 or not; the colour predicts the label better than the shape, but not everywhere.
+    """Red or green digits, with the label "below 5". In training, the colour predicts the label better than the shape.
 
     Raises:
         UserError: if MNIST is neither in ``data_dir`` nor can be downloaded to it.
@@ -85,13 +85,13 @@ def _rotated(name: str, images: torch.Tensor, digits: torch.Tensor) -> InMemoryD
 
 
 def _load(data_dir: str) -> list[MNIST]:
-    """The training and the test part; downloaded if a file is missing, by one of the runs that find it so."""
+    """The training and the test part. If a file is missing, one of the runs that need it downloads them."""
     folder = os.path.join(data_dir, "MNIST", "raw")
     is_there = all(os.path.isfile(os.path.join(folder, file)) for file in FILES)
     try:
         with nullcontext() if is_there else file_lock(Path(data_dir, ".MNIST.lock")):
             return [MNIST(data_dir, train=train, download=not is_there) for train in (True, False)]
-    except Exception as error:  # torchvision raises OSError, RuntimeError and URLError here, struct.error on bad files
+    except Exception as error:  # torchvision raises OSError, RuntimeError, URLError, and struct.error on bad files
         what = "is damaged" if is_there else "is missing or damaged, and downloading it did not help"
         reason = " ".join(str(error).split())
         raise UserError(

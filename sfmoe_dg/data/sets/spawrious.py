@@ -1,17 +1,19 @@
-"""Spawrious (Lynch et al. 2023): dog breeds on backgrounds that tell the breed in training and mislead in the test.
+"""Spawrious (Lynch et al. 2023): dogs on backgrounds that predict the breed in training, and mislead in the test.
 
 Six data sets are chosen from the same folders, ``{0,1}/background/breed``, by rule. In the one-to-one sets (O2O) every
 breed has its own background in training, except a few images on a background that all share; in the many-to-many sets
 (M2M) pairs of breeds swap their two backgrounds between the domains. Breeds, backgrounds and numbers are DomainBed's.
 
-Where fewer images are taken than a folder holds, DomainBed takes the first in the order in which the file system lists
-them, which differs between machines; here they are the first by name.
+If fewer images are taken than a folder holds, DomainBed takes the first that the file system lists, in an order that
+differs between machines; here the first by name are taken.
 """
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from sfmoe_dg.data.catalog import DatasetFacts
@@ -21,14 +23,14 @@ from sfmoe_dg.foundation.errors import UserError
 
 CLASSES = ("bulldog", "corgi", "dachshund", "labrador")
 BREEDS = ("bulldog", "dachshund", "labrador", "corgi")
-"""The order in which the rules name them, which is the order of the images."""
+"""The order of the breeds in the rules and of the images in a domain."""
 
 EXTENSIONS = (".png", ".jpg", ".jpeg")
 FOLDER_SIZE = 3168
 """Images of one breed in one domain."""
 
 OWN_BACKGROUND = (int(0.97 * FOLDER_SIZE), int(0.87 * FOLDER_SIZE))
-"""O2O: how many of them show the breed's own background, in the two training domains; the rest the shared one."""
+"""O2O: how many of them show the breed's own background, per training domain; the rest show the shared one."""
 
 
 class Rule(NamedTuple):
@@ -144,3 +146,14 @@ def list_part(root: str, part: Part) -> list[str]:
     if not files:
         raise UserError(f"{folder} holds no image, which Spawrious needs; get it again, see datasets/spawrious.md")
     return files[: part.limit]
+
+
+def count(folder: Path) -> dict[str, Counter[str]]:
+    """Images of every domain of the six data sets, by breed; see ``DatasetFacts.counter``."""
+    counts: dict[str, Counter[str]] = {}
+    for name in RULES:
+        for domain, chosen in parts(name).items():
+            here = counts.setdefault(f"{name.removeprefix('Spawrious')} {domain}", Counter())
+            for part in chosen:
+                here[part.breed] += len(list_part(str(folder), part))
+    return counts

@@ -1,7 +1,7 @@
 """StyledDigits: handwritten digits drawn in four styles, a data set that needs no download.
 
-A miniature of CUB-DG's idea (Natural, Candy, Mosaic, Udnie): every object occurs in every domain, its shape is kept
-and its appearance changes. The objects are the 1,797 digits of 8×8 pixels that come with scikit-learn (Alpaydin and
+It is a small version of CUB-DG (Natural, Candy, Mosaic, Udnie): every object occurs in every domain, with the same
+shape and another appearance. The objects are the 1,797 digits of 8×8 pixels that come with scikit-learn (Alpaydin and
 Kaynak 1998), enlarged smoothly to 32×32.
 
 ========  =========================================  ============================
@@ -14,8 +14,8 @@ mosaic    3×3-pixel tiles with joints, light         tiles of another hue, dark
 neon      bright outlines around a dimmer filling    nearly black, tinted
 ========  =========================================  ============================
 
-All arithmetic is on integers, and texture comes from the raw output of generators keyed by (style, digit), so the
-pictures are the same bits on every platform and with every version of NumPy.
+All arithmetic is on integers, and textures come from the raw output of generators keyed by (style, digit), so the
+pictures have the same bits on every platform and with every version of NumPy.
 
 Legend: N digits, H = W = 32 pixels.
 """
@@ -41,7 +41,7 @@ HALF_INK = 100
 
 _PLANE = SIZE * SIZE
 _DRAWN_TOGETHER = 64
-"""So few that what is calculated stays in the processor's cache; every digit is drawn on its own account."""
+"""Digits drawn at a time: few, so that arrays stay in the processor's cache. The number changes no picture."""
 
 
 def read(entry: DatasetFacts, data_dir: str | None, on_bad_image: str) -> DomainDataset:
@@ -91,8 +91,8 @@ def enlarge(small: np.ndarray) -> np.ndarray:
     """int64 [N, 8, 8] of 0 to 16, with one empty pixel around it, to uint8 [N, 32, 32], by Catmull-Rom splines.
 
     Pixel i of the result lies at (10 i - 11) / 32 in the padded picture, so the four weights of each pixel are whole
-    multiples of 2^-16 and nothing is rounded before the last step: sums stay below 2^53, where floats are exact, and
-    floats are what matrix products are quick at.
+    multiples of 2^-16. Nothing is rounded before the last step: sums stay below 2^53, where floats are exact. Floats
+    are used because their matrix products are fast.
     """
     weights = np.zeros((SIZE, 10))
     for i in range(SIZE):
@@ -185,7 +185,7 @@ def _pick(colors: list[tuple[int, int, int]], which: np.ndarray) -> np.ndarray:
 def _mix(background: np.ndarray, foreground: np.ndarray, cover: np.ndarray) -> np.ndarray:
     """``cover`` [N, H, W] from 0, background only, to 255, foreground only."""
     mixed = (foreground - background) * cover[..., None]
-    mixed //= 255  # in place: fresh memory costs more than the division
+    mixed //= 255  # in place: new memory costs more time than the division
     mixed += background
     return mixed
 

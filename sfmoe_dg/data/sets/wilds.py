@@ -1,7 +1,7 @@
 """Camelyon17-WILDS and FMoW-WILDS (Koh et al. 2021) with DomainBed's environments: hospitals 0–4 and regions 0–5.
 
-The ``wilds`` package reads the tables; it is imported when one of these data sets is opened, and not before. It takes
-every image of all of its splits, except FMoW's sequestered ones, as DomainBed does.
+The ``wilds`` package reads the tables; it is imported only when one of these data sets is opened. As in DomainBed, the
+images of all its splits are used, except FMoW's sequestered ones.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _open(module: str, attribute: str, entry: DatasetFacts, data_dir: str) -> An
         )
     reader = getattr(import_wilds(f"wilds.datasets.{module}"), attribute)
     try:
-        with warnings.catch_warnings():  # about its own groups and arrays, which nobody here can do anything about
+        with warnings.catch_warnings():  # about its own groups and arrays; users cannot change these
             warnings.simplefilter("ignore", UserWarning)
             return reader(root_dir=data_dir, download=False)
     except FileNotFoundError as error:
@@ -94,10 +94,10 @@ def _dataset(
 
 
 def import_wilds(module: str) -> ModuleType:
-    """Import a module of wilds without what it does on the side.
+    """Import a module of wilds without its side effects.
 
-    It starts threads that look for new versions on the network, through the package ``outdated``, sets an environment
-    variable for that, and switches off Pillow's protection against decompression bombs.
+    Through the package ``outdated``, it starts threads that look for new versions on the network, and sets an
+    environment variable; it also switches off Pillow's protection against decompression bombs.
     """
     limit = Image.MAX_IMAGE_PIXELS
     with _absent("outdated"), _same_environment("OUTDATED_IGNORE"):
@@ -111,7 +111,7 @@ def import_wilds(module: str) -> ModuleType:
 
 @contextlib.contextmanager
 def _absent(name: str) -> Iterator[None]:
-    """Let ``import name`` fail inside the block; wilds is written to do without this package."""
+    """Make ``import name`` fail inside the block; wilds works without this package."""
     missing = object()
     before: Any = sys.modules.get(name, missing)
     sys.modules[name] = None  # type: ignore[assignment]

@@ -1,1 +1,1 @@
-"""Who is told what a run does: the protocol, several reporters as one, and one logger per file."""
+"""Reporters are told what happens in a run: the base class, several reporters as one, and one logger per file."""

@@ -1,4 +1,4 @@
-"""Where a run's records are shown besides its folder: one file per logger, one line here.
+"""Loggers show a run's records in other programs: one file per logger, one line here.
 
 Another package adds one through an entry point in the group ``sfmoe_dg.loggers``, whose name is the logger's and whose
 object is a class derived from :class:`Logger`. Loggers change no record.
@@ -10,23 +10,18 @@ import importlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.registry import Registry
 from sfmoe_dg.runs.folder import RunFolder
-
-if TYPE_CHECKING:
-    from sfmoe_dg.algorithms.base import Values
-    from sfmoe_dg.runs.owner import Owner
-    from sfmoe_dg.training.prepare import Setup
+from sfmoe_dg.training.reporters.reporter import Reporter
 
 
-class Logger:
-    """A reporter (:class:`~sfmoe_dg.training.reporters.reporter.Reporter`) that writes a run's records for another
-    program.
+class Logger(Reporter):
+    """A reporter that writes a run's records for another program.
 
-    A run that goes on is started again with the same folder: what was logged behind its last record counts no more.
+    A resumed run is started again with the same folder: what was logged after its last record is void.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,18 +34,8 @@ class Logger:
             UserError: if a package that it needs is missing.
         """
 
-    def waiting(self, owner: Owner | None, seconds: float) -> None: ...
-
-    def started(self, setup: Setup, step: int, notice: str) -> None: ...
-
-    def stepped(self, step: int, values: Values) -> None: ...
-
-    def evaluating(self, step: int) -> None: ...
-
-    def evaluated(self, record: dict[str, Any]) -> None: ...
-
     def close(self) -> None:
-        """The run is done, has stopped or has failed; it may not have been started."""
+        """The run is done, stopped or failed, perhaps before it was started."""
 
 
 LOGGERS: Registry[type[Logger]] = Registry("logger", "sfmoe_dg.loggers")
@@ -79,7 +64,7 @@ def need_package(package: str, extra: str) -> None:
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a record by their names, without its step."""
+    """The numbers in a record, by name, without its step."""
     return {name: float(value) for name, value in record.items() if _is_number(value) and name != "step"}
 
 

@@ -1,37 +1,29 @@
-"""What training tells: the protocol of a reporter, and one that shows nothing."""
+"""What training tells about a run, so that it prints nothing itself."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from sfmoe_dg.algorithms.base import Values
-from sfmoe_dg.runs.owner import Owner
-from sfmoe_dg.training.prepare import Setup
-
-
-class Reporter(Protocol):
-    """Told what happens, so that training itself prints nothing."""
-
-    def waiting(self, owner: Owner | None, seconds: float) -> None: ...
-
-    def started(self, setup: Setup, step: int, notice: str) -> None: ...
-
-    def stepped(self, step: int, values: Values) -> None: ...
-
-    def evaluating(self, step: int) -> None: ...
-
-    def evaluated(self, record: dict[str, Any]) -> None: ...
+if TYPE_CHECKING:
+    from sfmoe_dg.algorithms.base import Values
+    from sfmoe_dg.runs.owner import Owner
+    from sfmoe_dg.training.prepare import Setup
 
 
-class Quiet:
-    """The reporter that shows nothing."""
+class Reporter:
+    """Is told what happens in a run. This one shows nothing; subclasses override what they show."""
 
-    def waiting(self, owner: Owner | None, seconds: float) -> None: ...
+    def waiting(self, owner: Owner | None, seconds: float) -> None:
+        """Another process may hold the run's folder; it is watched for this long."""
 
-    def started(self, setup: Setup, step: int, notice: str) -> None: ...
+    def started(self, setup: Setup, step: int, notice: str) -> None:
+        """Training begins with this step; ``notice`` is a sentence for the user, or empty."""
 
-    def stepped(self, step: int, values: Values) -> None: ...
+    def stepped(self, step: int, values: Values) -> None:
+        """An update is done; its values may still be on the device."""
 
-    def evaluating(self, step: int) -> None: ...
+    def evaluating(self, step: int) -> None:
+        """An evaluation begins."""
 
-    def evaluated(self, record: dict[str, Any]) -> None: ...
+    def evaluated(self, record: dict[str, Any]) -> None:
+        """An evaluation is done, and its record is in the run's folder."""

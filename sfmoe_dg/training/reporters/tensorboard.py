@@ -1,7 +1,7 @@
 """TensorBoard: event files in the run's folder, one point per record and number.
 
-``tensorboard --logdir OUT`` shows every run of a sweep. A run that goes on adds a file that tells TensorBoard to forget
-what was logged behind the last record.
+``tensorboard --logdir OUT`` shows every run of a sweep. A resumed run adds a file that tells TensorBoard to drop what
+was logged after the last record.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class TensorBoard(Logger):
         assert self._writer is not None
         for name, value in scalars(record).items():
             self._writer.add_scalar(name, value, record["step"])
-        # A run that is killed must not have saved more records than it shows.
+        # If the run is killed, TensorBoard must show all records that are in the folder.
         self._writer.flush()
 
     def close(self) -> None:

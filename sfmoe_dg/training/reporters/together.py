@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sfmoe_dg.training.reporters.loggers import Logger
+from sfmoe_dg.training.reporters.reporter import Reporter
 
 if TYPE_CHECKING:
     from sfmoe_dg.algorithms.base import Values
     from sfmoe_dg.runs.owner import Owner
     from sfmoe_dg.training.prepare import Setup
-    from sfmoe_dg.training.reporters.reporter import Reporter
 
 
-class Together:
-    """Several reporters as one, told in their order; at the end the loggers among them are closed."""
+class Together(Reporter):
+    """Tells several reporters in their order; as a context manager it closes the loggers among them at the end."""
 
     def __init__(self, first: Reporter, loggers: Sequence[Logger]) -> None:
         self._all, self._loggers = [first, *loggers], loggers

@@ -1,9 +1,9 @@
 """Weights & Biases: one W&B run per run, one row per record.
 
-The run's folder keeps the W&B run's id (``wandb.json``), so that a run that goes on, on whatever machine, goes on there
-too; W&B itself refuses a step that it has. ``WANDB_MODE=offline`` writes below ``wandb/`` in the run's folder, a folder
-per start, for ``wandb sync``; a step that was logged and lost with its process is then in two of them, with the same
-values. W&B's other environment variables hold as well.
+``wandb.json`` in the run's folder keeps the id of the W&B run, so that a run resumed on any machine continues the same
+W&B run; W&B refuses a step that it already has. With ``WANDB_MODE=offline``, each start writes a folder below
+``wandb/`` in the run's folder, for ``wandb sync``; a step that was repeated after a crash is then in two of them, with
+the same values. W&B's other environment variables work too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class WandB(Logger):
     def started(self, setup: Setup, step: int, notice: str) -> None:
         """
         Raises:
-            UserError: if W&B does not let this process log, most often for want of a login.
+            UserError: if W&B does not let this process log, most often because nobody is logged in.
         """
         import wandb
 
@@ -50,7 +50,7 @@ class WandB(Logger):
                 name=str(spec),
                 group=f"{spec.dataset} {spec.algorithm}",
                 config={"args": spec.args(str(self.folder)), "hparams": setup.hparams},
-                # Its own view of the terminal and of the source tree is not asked for.
+                # W&B shall not record the terminal or the source tree.
                 settings=wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True),
             )
         except wandb.errors.Error as error:

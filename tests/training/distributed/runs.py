@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
-from sfmoe_dg.data.batches.loaders import ALONE, TrainLoader
+from sfmoe_dg.data.batches.loaders import ALONE, Reading, TrainLoader
 from sfmoe_dg.data.batches.transforms import ImageTransform
 from sfmoe_dg.data.build import build_dataset
 from sfmoe_dg.data.domains import DomainDataset
@@ -60,7 +60,9 @@ def build(case: Case, world: World) -> tuple[Any, TrainLoader]:
     algorithm = ALGORITHMS.load(case.algorithm)(dataset.input_shape, dataset.num_classes, len(TRAIN_ENVS), hparams)
     algorithm = algorithm.to(case.dtype)
     transform = ImageTransform(size=dataset.input_shape[-1], mean=(0.5,) * 3, std=(0.5,) * 3)
-    loader = TrainLoader(dataset, splits, TRAIN_ENVS, hparams["batch_size"], transform, seed=3, world=world)
+    loader = TrainLoader(
+        dataset, splits, TRAIN_ENVS, hparams["batch_size"], transform, seed=3, reading=Reading(world=world)
+    )
     if world.shared:
         share_updates(algorithm, world, case.mode)
     return algorithm, loader

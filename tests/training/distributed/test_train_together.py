@@ -21,14 +21,14 @@ from sfmoe_dg.training.evaluate import evaluate, validation_loss
 from sfmoe_dg.training.loop import Stopped, StopRequest, train
 from sfmoe_dg.training.model_file import load_model
 from sfmoe_dg.training.prepare import Execution, prepare
-from sfmoe_dg.training.reporters.reporter import Quiet
+from sfmoe_dg.training.reporters.reporter import Reporter
 
 HPARAMS = {"batch_size": 12, "backbone": "v_moe_tiny_32", "lr": 1e-3, "irm_penalty_anneal_iters": 4}
 """IRM's optimiser starts afresh after four updates, V-MoE's routing draws noise and has capacities."""
 SPEC = RunSpec(dataset="Debug28", algorithm="IRM", steps=9, checkpoint_freq=2, hparams=json.dumps(HPARAMS))
 
 
-class StopAfter(StopRequest, Quiet):
+class StopAfter(StopRequest, Reporter):
     """Asks to stop once a step is done."""
 
     def __init__(self, step: int) -> None:
