@@ -14,7 +14,7 @@ from sfmoe_dg.algorithms.registry import ALGORITHMS, hparam_table
 from sfmoe_dg.data.batches.cache import cached
 from sfmoe_dg.data.batches.device_augment import TensorTransform
 from sfmoe_dg.data.batches.kept_pixels import KEEP_BYTES
-from sfmoe_dg.data.batches.loaders import ALONE, EvalLoader, TrainLoader
+from sfmoe_dg.data.batches.loaders import EvalLoader, TrainLoader
 from sfmoe_dg.data.batches.transforms import ImageTransform
 from sfmoe_dg.data.build import build_dataset
 from sfmoe_dg.data.catalog import facts
@@ -24,26 +24,10 @@ from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.processes import World
 from sfmoe_dg.foundation.seeds import seed_everything
 from sfmoe_dg.foundation.version import __version__
+from sfmoe_dg.runs.execution import Execution as Execution
 from sfmoe_dg.runs.hparams import parse_overrides, resolve
 from sfmoe_dg.runs.spec import RunSpec
 from sfmoe_dg.training.fast_options import speed_up
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How a run is executed; none of it changes what the records mean."""
-
-    device: str = "auto"
-    num_workers: int | None = None
-    eval_batch_size: int = 128
-    cache_dir: str | None = None
-    """The folder of decoded images, for the option images = "cached"."""
-    checkpoint_minutes: float = 10
-    """A run saves what it needs to go on at every evaluation, and whenever so many minutes have passed."""
-    world: World = ALONE
-    """Which of how many processes this one is; those of one run share every minibatch and every evaluation."""
-    parallel: str = "ddp"
-    """How they share it: one of ``PARALLEL_MODES``."""
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,14 @@ from sfmoe_dg.foundation import slurm as slurm_queue
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.runs.folder import State, read_failure
 from sfmoe_dg.runs.lease import Watch, current, this_process
-from sfmoe_dg.sweeps.launch.launcher import Job, Study, queued_runs
+from sfmoe_dg.sweeps.launch.launcher import Job, Study, make_settings, queued_runs
 from sfmoe_dg.sweeps.launch.local import Local
-from sfmoe_dg.sweeps.launch.settings import LaunchSettings, make_launch
+from sfmoe_dg.sweeps.launch.settings import LaunchSettings
 from sfmoe_dg.sweeps.launch.slurm import jobs as slurm_jobs
 from sfmoe_dg.sweeps.launch.slurm import launcher as slurm
 from sfmoe_dg.sweeps.launch.slurm import stay as supervision
+from sfmoe_dg.sweeps.launch.slurm import submit as submitting
+from sfmoe_dg.sweeps.launch.slurm.settings import SlurmSettings
 from sfmoe_dg.sweeps.plan import plan
 from sfmoe_dg.sweeps.study import make_spec
 
@@ -73,14 +75,14 @@ def sizes(monkeypatch):
     """Arrays that were submitted, by their number of tasks; arrays of more than ``limit[0]`` are refused."""
     submitted: list[int] = []
 
-    def submit(array: slurm._Array) -> str:
+    def submit(array: submitting._Array) -> str:
         if len(array.tasks) > limit[0]:
-            raise slurm._TooMany("Slurm refused the jobs: too many")
+            raise submitting._TooMany("Slurm refused the jobs: too many")
         submitted.append(len(array.tasks))
         return str(len(submitted))
 
     limit = [1000]
-    monkeypatch.setattr(slurm._Array, "submit", submit)
+    monkeypatch.setattr(submitting._Array, "submit", submit)
     return submitted, limit
 
 
@@ -94,7 +96,7 @@ def sizes(monkeypatch):
 )
 def test_arrays_are_no_larger_than_the_cluster_allows(study, answers, sizes, per_task, arrays):
     said = Said()
-    taken = slurm.submit(study, LaunchSettings(runs_per_task=per_task), said)
+    taken = slurm.submit(study, SlurmSettings(runs_per_task=per_task), said)
     assert sizes[0] == arrays
     assert taken == {study.output_dir / run.run_id for run in study.runs}
     assert len(said.sentences) == len(arrays)
@@ -104,7 +106,7 @@ def test_submit_limits_are_respected_and_the_rest_is_said(study, answers, sizes)
     answers["squeue"] = [str(os.getuid())] * 2 + ["99999"] * 5
     answers["sacctmgr"] = ["", "9"]  # an association without a limit, and one that allows 9
     said = Said()
-    assert len(slurm.submit(study, LaunchSettings(), said)) == 7  # 9 less the user's two
+    assert len(slurm.submit(study, SlurmSettings(), said)) == 7  # 9 less the user's two
     assert sizes[0] == [4, 3]
     assert "takes no more than 7 of 12 tasks now; start the same command later" in said.sentences[-1]
     answers["scontrol"][2] = "MaxJobCount = 10"
@@ -113,14 +115,14 @@ def test_submit_limits_are_respected_and_the_rest_is_said(study, answers, sizes)
 
 def test_a_limit_that_nobody_tells_is_found_by_trying(study, answers, sizes):
     sizes[1][0], answers["squeue"] = 1, [str(os.getuid())]
-    assert len(slurm.submit(study, LaunchSettings(), Said())) == 1  # 4 is refused, then 2; then one is taken
+    assert len(slurm.submit(study, SlurmSettings(), Said())) == 1  # 4 is refused, then 2; then one is taken
     assert sizes[0] == [1]
 
 
 def test_what_not_even_an_empty_queue_takes_is_refused_in_slurms_words(study, answers, sizes):
     sizes[1][0] = 0
     with pytest.raises(UserError, match="Slurm refused the jobs: too many"):
-        slurm.submit(study, LaunchSettings(), Said())
+        slurm.submit(study, SlurmSettings(), Said())
 
 
 def test_what_is_queued_is_not_submitted_again(study, answers, sizes):
@@ -201,7 +203,7 @@ class FakeCluster:
         monkeypatch.setattr(supervision, "submit", self.submit)
         monkeypatch.setattr(supervision.time, "sleep", lambda seconds: None)
 
-    def submit(self, study: Study, settings: LaunchSettings, listener: Said) -> set[Path]:
+    def submit(self, study: Study, settings: SlurmSettings, listener: Said) -> set[Path]:
         to_do = [state.folder for state in study.states() if state.is_to_do]
         self.submitted += bool(to_do)
         for folder in to_do:
@@ -222,7 +224,7 @@ def test_a_run_that_takes_its_task_down_three_times_is_given_up(study, monkeypat
     folder = study.output_dir / study.runs[0].run_id
     dies(folder)  # before this supervision: does not count
     cluster = FakeCluster(monkeypatch, dies)
-    supervision.Supervision(only_one, LaunchSettings(), Said()).run()
+    supervision.Supervision(only_one, SlurmSettings(), Said()).run()
     assert cluster.submitted == 3
     assert read_failure(folder) == (supervision.LOST, 3)
 
@@ -236,7 +238,7 @@ def test_supervision_ends_when_all_is_done(study, monkeypatch):
             (folder / "done").touch()
 
     cluster, said = FakeCluster(monkeypatch, half), Said()
-    supervision.Supervision(study, LaunchSettings(), said).run()
+    supervision.Supervision(study, SlurmSettings(), said).run()
     assert cluster.submitted == 2
     assert said.sentences == ["12 waiting", "12 lost", "12 done"]
 
@@ -244,17 +246,17 @@ def test_supervision_ends_when_all_is_done(study, monkeypatch):
 def test_jobs_that_never_begin_are_not_submitted_for_ever(study, monkeypatch):
     cluster = FakeCluster(monkeypatch, lambda folder: None)
     with pytest.raises(UserError, match="end without training anything; what they said is in"):
-        supervision.Supervision(study, LaunchSettings(), Said()).run()
+        supervision.Supervision(study, SlurmSettings(), Said()).run()
     assert cluster.submitted == 3
 
 
 def test_parameters_of_an_array(study, answers, monkeypatch):
-    settings = make_launch(
+    settings = make_settings(
+        slurm.Slurm,
         {"partition": "gpu", "time": "2:00:00", "cpus": 4, "gpus": 1, "memory": "8G", "sbatch": {"exclude": "n7"}},
-        "here",
     )
     tasks = [[study.job(state)] for state in study.states()[:3]]
-    parameters = slurm._Array(study, settings, tasks)._parameters("name")
+    parameters = submitting._Array(study, settings, tasks)._parameters("name")
     assert parameters == {
         "job_name": "name",
         "time": 120,
@@ -276,7 +278,7 @@ def test_limited_parallelism_makes_arrays_follow_each_other(study, answers):
         content = {"name": name, "tasks": [_content(study, 0), _content(study, 1)]}
         slurm_jobs.save_submission(folder / f"slurm-{name}.json", content)
     answers["squeue"] = ["a|17|0", "b|18|0", "b|18|1"]
-    parameters = slurm._Array(study, LaunchSettings(array_parallelism=2), [[], [], []])._parameters("name")
+    parameters = submitting._Array(study, SlurmSettings(array_parallelism=2), [[], [], []])._parameters("name")
     assert parameters["array_parallelism"] == 2
     assert parameters["dependency"] == "afterany:17:18"
 
@@ -292,16 +294,16 @@ def test_limited_parallelism_makes_arrays_follow_each_other(study, answers):
     ],
 )
 def test_a_refusal_is_one_sentence_in_slurms_words(text, message):
-    assert message in str(slurm._refusal(text))
-    assert isinstance(slurm._refusal("sbatch: error: AssocMaxSubmitJobLimit"), slurm._TooMany)
+    assert message in str(submitting._refusal(text))
+    assert isinstance(submitting._refusal("sbatch: error: AssocMaxSubmitJobLimit"), submitting._TooMany)
 
 
 def test_a_limit_that_leaves_no_time_to_train_is_refused(study):
     with pytest.raises(UserError, match="save_seconds is 120 and the time limit is 2 minutes"):
-        slurm.Slurm().launch(study, LaunchSettings(time=2), Said())
+        slurm.Slurm().launch(study, SlurmSettings(time=2), Said())
 
 
 def test_a_percent_sign_in_the_path_is_refused(study, tmp_path):
     bad = Study(study.name, tmp_path / "50%", study.runs, study.command)
     with pytest.raises(UserError, match="Slurm gives % a meaning in paths"):
-        slurm.Slurm().launch(bad, LaunchSettings(), Said())
+        slurm.Slurm().launch(bad, SlurmSettings(), Said())
