@@ -74,7 +74,7 @@ def build_dataset(name: str, data_dir: str | None = None, *, on_bad_image: str =
         raise UserError(f"on_bad_image is {on_bad_image!r}; allowed: {', '.join(BAD_IMAGE_POLICIES)}")
     if entry.needs_data_dir and not data_dir:
         what = f"the folder {entry.folder}" if entry.folder else "one folder per domain"
-        raise UserError(f"data set {name} needs --data_dir, the folder that holds {what}")
+        raise UserError(f"data set {name} needs data_dir, the folder that holds {what}", "data_dir")
     module_name, _, attribute = entry.reader.partition(":")
     reader = getattr(importlib.import_module(module_name), attribute)
     dataset: DomainDataset = reader(entry, data_dir, on_bad_image)

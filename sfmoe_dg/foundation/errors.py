@@ -10,7 +10,8 @@ class UserError(ValueError):
     """Bad input, said in one sentence: what is wrong, where, what is allowed, what to do.
 
     The sentence calls what the user can set by the name of its field (``steps is 0``); ``fields`` are the names that
-    it uses so. The command line shows them as flags (``--steps is 0``), prints no traceback and exits with code 2.
+    it uses so. The command line shows the first mention of each as a flag (``--steps is 0``), prints no traceback and
+    exits with code 2.
     """
 
     def __init__(self, message: str = "", *fields: str) -> None:
@@ -26,5 +27,5 @@ class UserError(ValueError):
         for name in self.fields:
             if name in known:
                 # A whole word that is no part of a path.
-                sentence = re.sub(rf"(?<![\w/.-]){name}(?![\w/-]|\.\w)", f"--{name}", sentence)
+                sentence = re.sub(rf"(?<![\w/.-]){name}(?![\w/-]|\.\w)", f"--{name}", sentence, count=1)
         return sentence

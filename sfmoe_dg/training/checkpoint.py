@@ -125,7 +125,9 @@ def load_state(folder: Path, setup: Setup) -> Position:
     differing = [name for name in wanted if found.get(name) != wanted[name]]
     if differing:
         described = ", ".join(f"{name} {found.get(name)!r} there, {wanted[name]!r} here" for name in differing)
-        raise UserError(f"{folder} holds an interrupted run of another kind ({described}); choose another --output_dir")
+        raise UserError(
+            f"{folder} holds an interrupted run of another kind ({described}); choose another output_dir", "output_dir"
+        )
     results = folder / RESULTS
     if position.records_bytes > (results.stat().st_size if results.exists() else 0):
         return Position(notice=f"{results} is shorter than when {path.name} was saved; the run begins anew")

@@ -143,11 +143,13 @@ def make_soup(
 
 def _refuse_taken(folder: Path) -> None:
     if (folder / "done").exists():
-        raise UserError(f"{folder} holds a finished run; choose another --output_dir")
+        raise UserError(f"{folder} holds a finished run; choose another output_dir", "output_dir")
     refuse_living_owner(folder)
     begun = [name for name in (RESULTS, CHECKPOINT) if (folder / name).exists()]
     if begun:
-        raise UserError(f"{folder} holds a run that is not finished ({begun[0]}); choose another --output_dir")
+        raise UserError(
+            f"{folder} holds a run that is not finished ({begun[0]}); choose another output_dir", "output_dir"
+        )
 
 
 def _spec(record: Record, data_dir: str | None) -> RunSpec:

@@ -79,7 +79,9 @@ def train(
 
 def _refuse_done(folder: Path) -> None:
     if (folder / "done").exists():
-        raise UserError(f"{folder} holds a finished run; choose another --output_dir, or delete it to train again")
+        raise UserError(
+            f"{folder} holds a finished run; choose another output_dir, or delete it to train again", "output_dir"
+        )
 
 
 @contextmanager

@@ -239,7 +239,7 @@ def test_an_image_that_vanished(tree: Path, tmp_path: Path) -> None:
 
 
 def test_data_in_memory_is_refused(make_dataset, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="Made does not lie in image files, so there is nothing to cache; use --images"):
+    with pytest.raises(UserError, match="Made does not lie in image files, so there is nothing to cache; set images"):
         cached(make_dataset([4]), tmp_path)
 
 
