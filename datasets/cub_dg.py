@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -84,7 +85,7 @@ def check(folder: Path) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    sheet = None
+    sheet, given = None, dict[str, Any]()
     try:
         given = vars(parse(arguments))
         only_check, sheet = given.pop("verify"), given.pop("contact_sheet")
@@ -96,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
             write_contact_sheet(report.folder, sheet)
             print(f"contact sheet: {sheet}")
     except UserError as error:
-        print(f"cub_dg.py: error: {error}", file=sys.stderr)
+        print(f"cub_dg.py: error: {error.with_flags(given)}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"cub_dg.py: error: {error.filename or sheet} ({error.strerror})", file=sys.stderr)

@@ -27,8 +27,10 @@ from sfmoe_dg.algorithms.optimisation import (
 from sfmoe_dg.data.batches.transforms import IMAGENET_MEAN, IMAGENET_STD
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.host_counters import HostBuffers
+from sfmoe_dg.runs.execution import (
+    PARALLEL_MODES as PARALLEL_MODES,  # for objectives, which need no other module than this
+)
 from sfmoe_dg.runs.hparams import Hparam, require_positive, require_within
-from sfmoe_dg.runs.spec import PARALLEL_MODES as PARALLEL_MODES  # for objectives, which need no other module than this
 
 Minibatches = Sequence[tuple[Tensor, Tensor]]
 

@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from sfmoe_dg.cli.train import cache_folder
     from sfmoe_dg.foundation.plugins import load_plugins
+    from sfmoe_dg.runs.execution import Execution
     from sfmoe_dg.training.diwa import find_members, make_soup
-    from sfmoe_dg.training.prepare import Execution
 
     load_plugins(args.plugin)
     members, left_out = find_members(args.input_dir, args.dataset, args.algorithm, args.test_env, args.trial_seed)

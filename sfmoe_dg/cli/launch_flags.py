@@ -3,51 +3,35 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
+from sfmoe_dg.cli.flags import add_flags, from_flag
+from sfmoe_dg.foundation.checked import Value, refuse, values_of
 from sfmoe_dg.foundation.errors import UserError
-from sfmoe_dg.sweeps.launch.settings import LaunchSettings, check_value, make_launch
+from sfmoe_dg.sweeps.launch.settings import LaunchSettings
+from sfmoe_dg.sweeps.launch.slurm.settings import SlurmSettings
 
-_HERE = {
-    "jobs": ("N", "runs at a time; with GPUs, --parallel_per_gpu says so instead"),
-    "threads": ("N", "CPU threads of a run; default: the cores divided among the runs side by side"),
-    "device": ("NAME", "auto, cpu, cuda, cuda:N or mps"),
-    "gpus": ("N", "GPUs to use (slurm: of one task); every run gets one"),
-    "parallel_per_gpu": ("N", "runs side by side on one GPU, or in one task without GPUs"),
-}
-_CLUSTER = {
-    "runs_per_task": ("N", "runs that one task works through"),
-    "partition": ("NAME", ""),
-    "account": ("NAME", ""),
-    "qos": ("NAME", ""),
-    "constraint": ("FEATURES", ""),
-    "time": ("LIMIT", "of one task: minutes, or [days-]hours:minutes:seconds; it is requeued until its runs are done"),
-    "cpus": ("N", "CPUs of one task"),
-    "memory": ("SIZE", "of one task, such as 16G"),
-    "array_parallelism": ("N", "tasks that may run at the same time"),
-    "save_seconds": ("N", "how long before the time limit runs save"),
-    "poll": ("N", "seconds between two looks at the queue, with --wait"),
-}
+KEYS_ONLY = ("num_workers", "cache_dir")
+"""Keys of the table that have no flag here."""
+REPEATED = ("setup", "sbatch")
+"""Flags that take one value and are given again for the next: a shell line has words of its own."""
+HERE = {name: value for name, value in values_of(LaunchSettings).items() if name not in KEYS_ONLY}
+CLUSTER = {name: value for name, value in values_of(SlurmSettings).items() if name not in values_of(LaunchSettings)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     here = parser.add_argument_group("execution (changes no record; default: the study's [launch] table)")
     cluster = parser.add_argument_group("execution with --launcher slurm")
-    for group, flags in ((here, _HERE), (cluster, _CLUSTER)):
-        for name, (metavar, words) in flags.items():
-            kind = int if metavar == "N" else str
-            group.add_argument(f"--{name}", type=kind, metavar=metavar, help=words or f"Slurm's {name}")
-    here.add_argument("--log", nargs="+", metavar="NAME", help="also show records in: tensorboard, wandb")
-    here.add_argument(
-        "--confirm_above_hours",
-        type=float,
-        metavar="HOURS",
-        help="ask before starting what costs more hours of runs, by the speed of those in the folder (default: 24)",
-    )
+    for group, values in ((here, HERE), (cluster, CLUSTER)):
+        add_flags(group, [value for name, value in values.items() if name not in REPEATED], unset=True)
     here.add_argument("--yes", action="store_true", help="do not ask")
-    cluster.add_argument("--setup", action="append", metavar="LINE", help="shell line before every task; repeatable")
-    cluster.add_argument("--sbatch", action="append", metavar="NAME=VALUE", help="further option of sbatch; repeatable")
-    cluster.add_argument("--wait", action="store_true", default=None, help="stay until all is done, then print tables")
+    for name in REPEATED:
+        _add_repeated(cluster, CLUSTER[name])
+
+
+def _add_repeated(group: argparse._ArgumentGroup, value: Value) -> None:
+    group.add_argument(f"--{value.name}", action="append", metavar=value.metavar, help=f"{value.help}; repeatable")
 
 
 def _option_of_sbatch(text: str) -> tuple[str, str]:
@@ -57,18 +41,16 @@ def _option_of_sbatch(text: str) -> tuple[str, str]:
     return name.lstrip("-"), value
 
 
-def override(settings: LaunchSettings, args: argparse.Namespace) -> LaunchSettings:
-    """The study's settings, with those that were given as flags.
+def override(launch: Mapping[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """The study's keys and values, with those that were given as flags.
 
     Raises:
         UserError: naming the flag, its value and what is allowed.
     """
-    given: dict[str, Any] = {}
-    for name in (*_HERE, *_CLUSTER, "log", "confirm_above_hours", "setup", "wait"):
-        value = getattr(args, name)
-        if value is not None:
-            given[name] = int(value) if name == "time" and value.isdecimal() else value
-            check_value(f"--{name}", name, given[name])
+    given = {name: from_flag(value, getattr(args, name)) for name, value in (HERE | CLUSTER).items()}
+    given = {name: value for name, value in given.items() if value is not None}
     if args.sbatch:
-        given["sbatch"] = dict(settings.sbatch) | dict(map(_option_of_sbatch, args.sbatch))
-    return make_launch(vars(settings) | given, "the flags")
+        given["sbatch"] = dict(launch.get("sbatch", {})) | dict(map(_option_of_sbatch, args.sbatch))
+    for name, value in given.items():
+        refuse((HERE | CLUSTER)[name], value)
+    return dict(launch) | given

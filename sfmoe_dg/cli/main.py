@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from sfmoe_dg.cli import (
     analyze,
@@ -106,14 +106,16 @@ def make_parser() -> ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one sub-command and return its exit code."""
+    flags: Container[str] = ()
     try:
         args = make_parser().parse_args(argv)
+        flags = vars(args)
         return int(COMMANDS[args.command].run(args))
     except (Owned, LeaseLost) as error:
         print(f"sfmoe-dg: {error}", file=sys.stderr)
         return 75
     except UserError as error:
-        message = str(error)
+        message = error.with_flags(flags)
     except KeyboardInterrupt:
         print("sfmoe-dg: interrupted; the same command goes on with what is missing", file=sys.stderr)
         return 130

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfmoe_dg.cli import launch_flags
+from sfmoe_dg.cli.flags import run_flags, to_flags
+from sfmoe_dg.foundation.checked import values_of
+from sfmoe_dg.runs.execution import Reporting, Resources
+from sfmoe_dg.runs.spec import RunSpec
 
 if TYPE_CHECKING:
     from sfmoe_dg.runs.folder import RunFolder
-    from sfmoe_dg.runs.spec import RunSpec
     from sfmoe_dg.sweeps.launch.launcher import Job
     from sfmoe_dg.sweeps.launch.settings import LaunchSettings
     from sfmoe_dg.sweeps.status import RunStatus
@@ -44,14 +47,15 @@ def run(args: argparse.Namespace) -> int:
     from sfmoe_dg.foundation.files import make_folder
     from sfmoe_dg.sweeps.launch.active_sweeps import registered
     from sfmoe_dg.sweeps.launch.commands import Commands
-    from sfmoe_dg.sweeps.launch.launcher import LAUNCHERS, Study, queued_runs
+    from sfmoe_dg.sweeps.launch.launcher import LAUNCHERS, Study, make_settings, prints_commands, queued_runs
     from sfmoe_dg.sweeps.plan import check_data_folders, plan, save_plan
     from sfmoe_dg.sweeps.study import read_spec
     from sfmoe_dg.training.reporters.loggers import check_loggers
 
     spec = read_spec(args.spec)
-    settings = launch_flags.override(spec.launch, args)
+    launch = launch_flags.override(spec.launch, args)
     launcher = LAUNCHERS.load(args.launcher)()
+    settings = make_settings(launcher, launch)
     check_data_folders(spec, args.data_dir)
     runs = plan(spec, args.data_dir)
     _check_hparams(spec)
@@ -65,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     save_plan(spec, args.data_dir, output_dir, queued_runs(output_dir))
     states = study.states()
     to_do = sum(state.is_to_do for state in states)
-    progress = _Progress(to_do, only_commands=args.launcher == "commands")
+    progress = _Progress(to_do, only_commands=prints_commands(launcher))
     progress.say(f"{spec.name}: {len(runs)} runs, {to_do} to do, in {output_dir}")
     if not _is_worth_it(states, settings, args.yes, progress):
         return 1
@@ -123,14 +127,8 @@ def _is_worth_it(states: Sequence[RunStatus], settings: LaunchSettings, yes: boo
 
 
 def _command(settings: LaunchSettings, plugins: Sequence[str], run: RunSpec, folder: RunFolder) -> tuple[str, ...]:
-    words = [sys.executable, "-m", "sfmoe_dg", "train", *run.flags(), "--output_dir", str(folder)]
-    words += ["--device", settings.device]
-    if settings.num_workers is not None:
-        words += ["--num_workers", str(settings.num_workers)]
-    if settings.cache_dir is not None:
-        words += ["--cache_dir", settings.cache_dir]
-    if settings.log:
-        words += ["--log", *settings.log]
+    words = [sys.executable, "-m", "sfmoe_dg", "train", *run_flags(run), "--output_dir", str(folder)]
+    words += to_flags(settings, {**values_of(Resources), **values_of(Reporting)}, always=("device",))
     for plugin in plugins:
         words += ["--plugin", plugin]
     return tuple(words)

@@ -64,7 +64,7 @@ def open_data(facts: DatasetFacts, spec: RunSpec, cache_dir: str | None = None) 
     dataset = _open(facts, spec.data_dir, spec.options.on_bad_image)
     if spec.options.images == "cached":
         if cache_dir is None:
-            raise UserError("--images cached needs --cache_dir, a folder for the decoded images")
+            raise UserError("images cached needs cache_dir, a folder for the decoded images", "images", "cache_dir")
         dataset = cached(dataset, cache_dir)
     splits = split_domains(
         dataset,
@@ -97,7 +97,7 @@ def _open(facts: DatasetFacts, data_dir: str | None, on_bad_image: str) -> Domai
         raise UserError(f"on_bad_image is {on_bad_image!r}; allowed: {', '.join(BAD_IMAGE_POLICIES)}")
     if facts.needs_data_dir and not data_dir:
         what = f"the folder {facts.folder}" if facts.folder else "one folder per domain"
-        raise UserError(f"data set {facts.name} needs --data_dir, the folder that holds {what}")
+        raise UserError(f"data set {facts.name} needs data_dir, the folder that holds {what}", "data_dir")
     module_name, _, attribute = facts.reader.partition(":")
     reader = getattr(importlib.import_module(module_name), attribute)
     dataset: DomainDataset = reader(facts, data_dir, on_bad_image)

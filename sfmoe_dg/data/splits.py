@@ -173,7 +173,9 @@ def _check_not_empty(dataset: DomainDataset, env: int, split: DomainSplit, neede
         if needed[part] and not len(indices):
             raise UserError(
                 f"the {part}-split of domain {env} ({dataset[env].name}) of {dataset.name} is empty, of "
-                f"{len(dataset[env])} images; change --holdout_fraction or --uda_holdout_fraction, or add images"
+                f"{len(dataset[env])} images; change holdout_fraction or uda_holdout_fraction, or add images",
+                "holdout_fraction",
+                "uda_holdout_fraction",
             )
 
 

@@ -23,7 +23,7 @@ def probes(data_dir: Path) -> list[Probe]:
         late = warning(
             "data",
             f"{recipe.name}: there, but counting took longer than {SECONDS:g} s; check it with its script in "
-            "datasets/ and --verify",
+            "datasets/, which verifies it too",
         )
         found.append(Probe("data", partial(whole, data_dir, recipe), SECONDS, late))
     return found
@@ -38,7 +38,9 @@ def recipes() -> list[Recipe]:
 
 def absent(data_dir: Path) -> Iterator[Finding]:
     if not data_dir.is_dir():
-        yield problem("data", f"--data_dir {data_dir} is not a folder; give the one that holds the data sets' folders")
+        yield problem(
+            "data", f"the data folder {data_dir} is not a folder; give the one that holds the data sets' folders"
+        )
         return
     names = [recipe.name for recipe in recipes() if not (data_dir / recipe.folder).is_dir()]
     if names:

@@ -49,7 +49,7 @@ def room(output_dir: Path) -> Iterator[Finding]:
     if free < TOO_LITTLE:
         yield problem("disk", f"{text}: checkpoints will not fit; make room or choose another disk")
     elif free < LITTLE:
-        yield warning("disk", f"{text}: a sweep that keeps its models needs more; say --skip_model_save or make room")
+        yield warning("disk", f"{text}: a sweep that keeps its models needs more; set skip_model_save or make room")
     else:
         yield ok("disk", text)
     # Some file systems (btrfs, most network disks) make inodes as needed and say that there are none.
@@ -66,9 +66,7 @@ def abilities(output_dir: Path) -> Iterator[Finding]:
     try:
         folder.mkdir()
     except OSError as error:
-        yield problem(
-            "disk", f"{place} cannot be written to ({error.strerror}); choose another folder with --output_dir"
-        )
+        yield problem("disk", f"{place} cannot be written to ({error.strerror}); choose another folder")
         return
     try:
         failed = [
@@ -142,7 +140,7 @@ def shared_memory() -> Iterator[Finding]:
     if size < LITTLE_SHARED:
         yield warning(
             "shared memory",
-            f"{text}: loader processes may be killed; start the container with --shm-size=8g, or say --num_workers 0",
+            f"{text}: loader processes may be killed; give the container more (shm-size), or set num_workers to 0",
         )
     else:
         yield ok("shared memory", text)

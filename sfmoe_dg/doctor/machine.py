@@ -122,7 +122,7 @@ def _cuda_device(torch: Any, number: int) -> Finding:
     if not right:
         return problem("devices", f"{text}: it computes 8 × 2 wrongly; do not use it")
     if facts.major < 8:
-        return warning("devices", f"{text}, no fast bf16: --precision bf16 will be slow, use fp32")
+        return warning("devices", f"{text}, no fast bf16: precision bf16 will be slow, use fp32")
     if free < 2 << 30:
         return warning("devices", f"{text}: somebody else uses it; choose another with CUDA_VISIBLE_DEVICES")
     return ok("devices", f"{text}, bf16")
@@ -163,6 +163,4 @@ def _bf16(torch: Any) -> str:
     can: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     if can.get("architecture") != "x86_64":
         return ""
-    return (
-        ", fast bf16" if can.get("avx512_bf16") or can.get("amx_bf16") else ", no fast bf16: --precision bf16 is slow"
-    )
+    return ", fast bf16" if can.get("avx512_bf16") or can.get("amx_bf16") else ", no fast bf16: precision bf16 is slow"

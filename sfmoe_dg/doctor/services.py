@@ -18,9 +18,9 @@ HUB = "https://huggingface.co"
 HUB_SECONDS = 4.0
 SLURM_SECONDS = 5.0
 EXTRAS = {
-    "submitit": ("slurm", "--launcher slurm"),
-    "tensorboard": ("tensorboard", "--log tensorboard"),
-    "wandb": ("wandb", "--log wandb"),
+    "submitit": ("slurm", "the launcher slurm"),
+    "tensorboard": ("tensorboard", "the logger tensorboard"),
+    "wandb": ("wandb", "the logger wandb"),
     "pyarrow": ("data", "CUB-DG's table of birds"),
     "msgpack": ("vmoe", "sfmoe-dg convert-vmoe"),
 }
@@ -60,28 +60,28 @@ def hub(environment: Mapping[str, str]) -> Iterator[Finding]:
 def _without_hub(why: str) -> str:
     return (
         f"{why}: pretrained weights that are not in the cache cannot be fetched; set HTTPS_PROXY or HF_ENDPOINT, fill "
-        'the cache elsewhere, or give files with --hparams \'{"pretrained": "FILE"}\''
+        "the cache elsewhere, or give files with the hyper-parameter pretrained"
     )
 
 
 def slurm() -> Iterator[Finding]:
     missing = [name for name in ("sinfo", "sbatch") if shutil.which(name) is None]
     if len(missing) == 2:
-        yield ok("slurm", "not on this machine: --launcher local and commands work")
+        yield ok("slurm", "not on this machine: the launchers local and commands work")
         return
     if missing:
         yield warning(
-            "slurm", f"{missing[0]} is missing, so --launcher slurm will not work; mend the installation of Slurm"
+            "slurm", f"{missing[0]} is missing, so the launcher slurm will not work; mend the installation of Slurm"
         )
         return
     release = _first_line("sinfo", "--version")
     if not _first_line("sinfo", "--noheader", "--format=%P"):
         yield warning(
             "slurm",
-            f"{release or 'sinfo'} does not reach its controller: --launcher slurm will not work; ask its operators",
+            f"{release or 'sinfo'} does not reach its controller: the launcher slurm will not work; ask its operators",
         )
     elif not _version("submitit"):
-        yield warning("slurm", f"{release}, but --launcher slurm needs submitit; pip install 'sfmoe-dg[slurm]'")
+        yield warning("slurm", f"{release}, but the launcher slurm needs submitit; pip install 'sfmoe-dg[slurm]'")
     else:
         yield ok("slurm", f"{release}, partitions answer, submitit {_version('submitit')}")
 

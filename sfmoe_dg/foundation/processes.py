@@ -18,24 +18,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from sfmoe_dg.foundation.errors import UserError
-
-
-@dataclass(frozen=True)
-class World:
-    """Which of how many processes this one is; ``World()`` is a process on its own."""
-
-    rank: int = 0
-    size: int = 1
-
-    @property
-    def shared(self) -> bool:
-        """Whether there are other processes."""
-        return self.size > 1
-
-    @property
-    def leads(self) -> bool:
-        """Whether this process is the one that writes and speaks."""
-        return self.rank == 0
+from sfmoe_dg.foundation.world import World as World
 
 
 def join(world: World, device: torch.device, init_method: str = "env://", timeout_minutes: float = 30) -> dist.Store:

@@ -81,7 +81,7 @@ def run_names(root: Path) -> list[str]:
     """
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
-        raise UserError(f"--input_dir {root} {what}; give the folder that holds one sub-folder per run")
+        raise UserError(f"the folder {root} {what}; give the folder that holds one sub-folder per run")
     return sorted(os.listdir(root))
 
 
@@ -173,7 +173,7 @@ def _no_records(root: Path) -> UserError:
     if (root / RESULTS).exists():
         return UserError(f"{root} is the folder of one run; give the folder above it, {root.absolute().parent}")
     expected = f"expected <run>/{RESULTS} below it"
-    return UserError(f"no records in {root}: {expected}; train there first or check --input_dir")
+    return UserError(f"no records in {root}: {expected}; train there first, or give another folder")
 
 
 def last_record(folder: str | os.PathLike[str]) -> Record:

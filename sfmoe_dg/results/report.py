@@ -53,7 +53,7 @@ def collect(input_dir: str | os.PathLike[str], format: str = "text", processes: 
         UserError: on an unknown format, a missing folder, or one without records.
     """
     if format not in FORMATS:
-        raise unknown("format", format, FORMATS, " for --format")
+        raise unknown("format", format, FORMATS)
     loaded = load_runs(input_dir, processes)
     return Report(FORMATS[format](loaded), loaded.problems)
 
@@ -84,12 +84,12 @@ def top_hparams(input_dir: str | os.PathLike[str], dataset: str, algorithm: str,
 def _require_known(keys: Iterable[GroupKey], dataset: str, algorithm: str, test_env: int) -> None:
     """Refuse in the order of the flags, so that each sentence lists what is left to choose from."""
     left = list(keys)
-    for flag, field, value in (("--dataset", 1, dataset), ("--algorithm", 2, algorithm), ("--test_env", 3, test_env)):
+    for name, field, value in (("dataset", 1, dataset), ("algorithm", 2, algorithm), ("test_env", 3, test_env)):
         held = sorted({key[field] for key in left})
         if value not in held:
             names = ", ".join(map(str, held))
             within = "" if field == 1 else f" of {' and '.join(map(str, (dataset, algorithm)[: field - 1]))}"
-            raise UserError(f"{flag} {value} is not in the records{within}; they hold: {names}")
+            raise UserError(f"{name} {value} is not in the records{within}; they hold: {names}", name)
         left = [key for key in left if key[field] == value]
 
 

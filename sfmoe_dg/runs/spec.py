@@ -9,16 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from sfmoe_dg.foundation.checked import check, from_mapping, value
 from sfmoe_dg.foundation.errors import UserError
-from sfmoe_dg.foundation.registry import unknown
 from sfmoe_dg.foundation.seeds import seed_hash
-
-TASKS = ("domain_generalization", "domain_adaptation")
-PARALLEL_MODES: tuple[str, ...] = ("ddp", "fsdp", "expert")
-"""How several processes share an update: each with all weights, with a part of every weight, with some experts."""
 
 
 @dataclass(frozen=True)
@@ -28,91 +24,96 @@ class Options:
     Only values that differ from the default enter the job hash and the records.
     """
 
-    split: str = "random"
-    """'random': DomainBed's split of every domain; 'identity': no identity on two sides, in whatever style."""
-    eval_transforms: str = "train"
-    """'train': a training domain is evaluated through its training augmentation, as upstream does; 'eval': clean."""
-    precision: str = "fp32"
-    """'fp32', 'bf16' or 'fp16': the type of autocast in training and evaluation."""
-    on_bad_image: str = "error"
-    """'error': an image that does not decode ends the run; 'skip': it is left out, counted and listed."""
-    images: str = "files"
-    """'files': decoded and augmented one at a time, as upstream does; 'tensors': decoded every time, augmented as
-    tensors; 'cached': decoded once and kept at a shorter side of at most 256, augmented as tensors
-    (``docs/input_path.md`` says what that changes)."""
-    eval: str = "all"
-    """'all': every split of every domain at every evaluation, as upstream does; 'fast': the in-splits of the training
-    domains, which no selection method looks at, only at the last step."""
-    memory_format: str = "contiguous"
-    """'contiguous' or 'channels_last': how four-dimensional weights lie in memory, and so what convolutions compute."""
-    compile: str = "none"
-    """'none', or 'default': the backbone through ``torch.compile``."""
-    hparams_per_trial: bool = True
-    """Upstream draws other hyper-parameters for every trial; False gives all trials those of trial 0."""
+    split: str = value(
+        "random",
+        choices=("random", "identity"),
+        help="random: DomainBed's split of every domain; identity: no object on both sides, in whatever style",
+    )
+    eval_transforms: str = value(
+        "train",
+        choices=("train", "eval"),
+        help="train: training domains are evaluated with their augmentation, as upstream does; eval: without",
+    )
+    precision: str = value(
+        "fp32",
+        choices=("fp32", "bf16", "fp16"),
+        help="of autocast in training and evaluation; weights stay fp32",
+    )
+    on_bad_image: str = value(
+        "error",
+        choices=("error", "skip"),
+        help="an image that does not decode ends the run, or is left out, counted and listed",
+    )
+    images: str = value(
+        "files",
+        choices=("files", "tensors", "cached"),
+        help="files: decoded and augmented one at a time, as upstream does; tensors: augmented as tensors; cached: "
+        "decoded once, too; see docs/input_path.md",
+    )
+    eval: str = value(
+        "all",
+        choices=("all", "fast"),
+        help="all: every split at every evaluation, as upstream does; fast: the in-splits of training domains, which "
+        "no selection method looks at, only at the last step; see docs/speed.md",
+    )
+    memory_format: str = value(
+        "contiguous",
+        choices=("contiguous", "channels_last"),
+        help="how four-dimensional weights lie in memory, and so what convolutions compute",
+    )
+    compile: str = value("none", choices=("none", "default"), help="default: the backbone through torch.compile")
+    hparams_per_trial: bool = value(
+        True, help="true: other hyper-parameters for every trial, as upstream draws them; false: those of trial 0"
+    )
 
     def changed(self) -> dict[str, Any]:
         """The options that differ from upstream's behaviour."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
 
-OPTION_CHOICES: dict[str, tuple[Any, ...]] = {
-    "split": ("random", "identity"),
-    "eval_transforms": ("train", "eval"),
-    "precision": ("fp32", "bf16", "fp16"),
-    "on_bad_image": ("error", "skip"),
-    "images": ("files", "tensors", "cached"),
-    "eval": ("all", "fast"),
-    "memory_format": ("contiguous", "channels_last"),
-    "compile": ("none", "default"),
-    "hparams_per_trial": (True, False),
-}
-
-
 @dataclass(frozen=True)
 class RunSpec:
     """Everything that decides a run's records (DomainBed's flags, and :class:`Options`)."""
 
-    dataset: str = "RotatedMNIST"
-    algorithm: str = "ERM"
-    test_envs: tuple[int, ...] = (0,)
-    data_dir: str | None = None
-    task: str = "domain_generalization"
-    hparams: str | None = None
-    hparams_seed: int = 0
-    trial_seed: int = 0
-    seed: int = 0
-    steps: int | None = None
-    checkpoint_freq: int | None = None
-    holdout_fraction: float = 0.2
-    uda_holdout_fraction: float = 0
-    skip_model_save: bool = False
-    save_model_every_checkpoint: bool = False
+    dataset: str = value("RotatedMNIST", help="a name of sfmoe-dg list datasets")
+    algorithm: str = value("ERM", help="a name of sfmoe-dg list algorithms")
+    test_envs: tuple[int, ...] = value((0,), metavar="N", help="domains held out")
+    data_dir: str | None = value(None, help="the folder that holds the data sets' folders")
+    task: str = value(
+        "domain_generalization",
+        choices=("domain_generalization", "domain_adaptation"),
+        help="domain_adaptation uses unlabeled images of test domains",
+    )
+    hparams: str | None = value(None, metavar="JSON", help="hyper-parameters that override the defaults or the draw")
+    hparams_seed: int = value(0, low=0, help="0: defaults; otherwise the seed of a random draw")
+    trial_seed: int = value(0, low=0, help="seeds the splits and the random draw")
+    seed: int = value(
+        0,
+        help="seeds everything else",
+        shape=(lambda seed: 0 <= seed < 2**63, "at least 0 and below 2**63, which is what torch can be seeded with"),
+    )
+    steps: int | None = value(None, low=1, help="default: the data set's")
+    checkpoint_freq: int | None = value(None, low=1, help="steps between evaluations; default: the data set's")
+    holdout_fraction: float = value(0.2, above=0, below=1, help="share of the out-splits")
+    uda_holdout_fraction: float = value(0, low=0, below=1, help="share of a test domain used unlabeled")
+    skip_model_save: bool = value(False, help="keep the records only")
+    save_model_every_checkpoint: bool = value(False, help="keep a model of every evaluation")
     options: Options = field(default_factory=Options)
 
     def check(self) -> None:
         """Refuse values that no run can have.
 
         Raises:
-            UserError: naming the flag, its value and what is allowed.
+            UserError: naming the field, its value and what is allowed.
         """
-        _one_of("--task", self.task, TASKS)
-        for name, allowed in OPTION_CHOICES.items():
-            _one_of(f"--{name}", getattr(self.options, name), allowed)
-        for name in ("steps", "checkpoint_freq"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name} is {value}; it must be at least 1")
-        if not 0 < self.holdout_fraction < 1:
-            raise UserError(f"--holdout_fraction is {self.holdout_fraction}; it must lie between 0 and 1")
-        if not 0 <= self.uda_holdout_fraction < 1:
-            raise UserError(f"--uda_holdout_fraction is {self.uda_holdout_fraction}; it must lie in [0, 1)")
+        check(self)
+        check(self.options)
         if self.task == "domain_adaptation" and self.uda_holdout_fraction == 0:
-            raise UserError("--task domain_adaptation needs unlabeled samples: set --uda_holdout_fraction above 0")
-        for name in ("hparams_seed", "trial_seed", "seed"):
-            if getattr(self, name) < 0:
-                raise UserError(f"--{name} is {getattr(self, name)}; it must not be negative")
-        if self.seed >= 2**63:
-            raise UserError(f"--seed is {self.seed}; it must be below 2**63, which is what torch can be seeded with")
+            raise UserError(
+                "task is 'domain_adaptation', which needs unlabeled samples: set uda_holdout_fraction above 0",
+                "task",
+                "uda_holdout_fraction",
+            )
 
     def args(self, output_dir: str) -> dict[str, Any]:
         """The 16 flags as DomainBed writes them into every record."""
@@ -164,44 +165,10 @@ class RunSpec:
                 "wrote it; if they change nothing, take them out of its results.jsonl"
             )
         values["test_envs"] = tuple(values["test_envs"])
-        return cls(**values, options=make_options(record.get("options", {}), "the run's record"))
-
-    def flags(self) -> list[str]:
-        """The command line that trains this run, without --output_dir: ``RunSpec`` → flags → ``RunSpec``."""
-        default, words = RunSpec(), []
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "options"} | asdict(self.options)
-        defaults = {f.name: getattr(default, f.name) for f in fields(self) if f.name != "options"} | asdict(Options())
-        for name, value in values.items():
-            if value == defaults[name] and name not in ("dataset", "algorithm", "test_envs"):
-                continue
-            if isinstance(value, bool):
-                words += [f"--{name}"] if not defaults[name] else [f"--{name}", str(value).lower()]
-            elif isinstance(value, tuple):
-                words += [f"--{name}", *map(str, value)]
-            else:
-                words += [f"--{name}", str(value)]
-        return words
+        return cls(**values, options=from_mapping(Options, record.get("options", {}), "the run's record"))
 
     def __str__(self) -> str:
         envs = ",".join(map(str, self.test_envs))
         text = f"{self.dataset} {self.algorithm} test {envs} hparams {self.hparams_seed} trial {self.trial_seed}"
         changed = " ".join(f"{name}={value}" for name, value in self.options.changed().items())
         return f"{text} {changed}".rstrip()
-
-
-def make_options(values: Mapping[str, Any], where: str) -> Options:
-    """Options from names and values, refusing unknown names and values.
-
-    Raises:
-        UserError: naming the key and what is allowed.
-    """
-    for name, value in values.items():
-        if name not in OPTION_CHOICES:
-            raise unknown("option", name, OPTION_CHOICES, f" in {where}")
-        _one_of(f"{name} in {where}", value, OPTION_CHOICES[name])
-    return Options(**values)
-
-
-def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    if not any(value is a if isinstance(a, bool) else value == a for a in allowed):
-        raise UserError(f"{name} is {value!r}; allowed: {', '.join(str(a) for a in allowed)}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from itertools import combinations, product
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from sfmoe_dg.data.catalog import CATALOG
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.files import names_in, read_json, write_atomic
 from sfmoe_dg.runs.spec import RunSpec
+from sfmoe_dg.sweeps.launch.launcher import all_settings
 from sfmoe_dg.sweeps.study import SweepSpec, make_spec
 
 
@@ -41,10 +42,12 @@ def domain_names(dataset: str, data_dir: str | None) -> tuple[str, ...]:
         return known
     root = Path(data_dir)
     if not root.is_dir():
-        raise UserError(f"the data folder {root} does not exist; --data_dir must hold one folder per domain")
+        raise UserError(f"the data folder {root} does not exist; data_dir must hold one folder per domain", "data_dir")
     names = tuple(sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")))
     if not names:
-        raise UserError(f"the data folder {root} holds no folders; --data_dir must hold one folder per domain")
+        raise UserError(
+            f"the data folder {root} holds no folders; data_dir must hold one folder per domain", "data_dir"
+        )
     return names
 
 
@@ -109,7 +112,7 @@ def save_plan(spec: SweepSpec, data_dir: str | None, output_dir: Path, queued: C
             mark = hashlib.sha256("".join(sorted(ids)).encode()).hexdigest()[:8]
             path = path.with_name(f"sweep-{spec.name}-{mark}.json")
     values = {f.name: getattr(spec, f.name) for f in fields(spec)}
-    values["options"], values["launch"] = spec.options.changed(), asdict(spec.launch)
+    values["options"], values["launch"] = spec.options.changed(), all_settings(spec.launch)
     write_atomic(path, json.dumps({"data_dir": data_dir, "spec": values}, indent=1, sort_keys=True) + "\n")
     return path
 
@@ -131,7 +134,7 @@ def load_plans(output_dir: Path) -> list[RunSpec]:
     runs: dict[str, RunSpec] = {}
     files = sorted(output_dir.glob("sweep-*.json"))
     if not files:
-        raise UserError(f"{output_dir} holds no sweep (no sweep-*.json); give the --output_dir of a sweep")
+        raise UserError(f"{output_dir} holds no sweep (no sweep-*.json); give the output_dir of a sweep", "output_dir")
     for path in files:
         for run in _planned(path):
             runs.setdefault(run.run_id, run)
@@ -142,7 +145,9 @@ def _planned(path: Path) -> list[RunSpec]:
     saved = read_json(path)
     if not isinstance(saved, dict) or not isinstance(saved.get("spec"), dict) or "data_dir" not in saved:
         raise UserError(f"{path} is no study as sfmoe-dg sweep saves it; delete it and start the sweep again")
-    return plan(make_spec(saved["spec"], str(path)), saved["data_dir"])
+    # How runs were started does not matter here, and the launcher that declares a key may be gone.
+    values = {name: value for name, value in saved["spec"].items() if name != "launch"}
+    return plan(make_spec(values, str(path)), saved["data_dir"])
 
 
 def check_data_folders(spec: SweepSpec, data_dir: str | None) -> None:
@@ -157,8 +162,10 @@ def check_data_folders(spec: SweepSpec, data_dir: str | None) -> None:
             continue
         if data_dir is None:
             raise UserError(
-                f"data set {dataset} needs --data_dir, the folder that holds {entry.folder or 'its domains'}"
+                f"data set {dataset} needs data_dir, the folder that holds {entry.folder or 'its domains'}", "data_dir"
             )
         folder = Path(data_dir) / entry.folder
         if not folder.is_dir() and not entry.downloads_itself:
-            raise UserError(f"the folder {folder} of data set {dataset} does not exist; --data_dir must hold it")
+            raise UserError(
+                f"the folder {folder} of data set {dataset} does not exist; data_dir must hold it", "data_dir"
+            )

@@ -4,23 +4,49 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sfmoe_dg.algorithms.registry import ALGORITHMS
 from sfmoe_dg.data.catalog import CATALOG
+from sfmoe_dg.foundation.checked import from_mapping, same_as, value
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.plugins import load_plugins
 from sfmoe_dg.foundation.registry import unknown
-from sfmoe_dg.runs.spec import Options, make_options
-from sfmoe_dg.sweeps.launch.settings import LaunchSettings, make_launch
+from sfmoe_dg.runs.spec import Options, RunSpec
+from sfmoe_dg.sweeps.launch.launcher import check_launch
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+def _is_name(value: str) -> bool:
+    return value.isprintable() and value.strip(".") != "" and not set(value) & set("/\\")
+
+
+def _are_names(value: Sequence[str]) -> bool:
+    return all(value) and len(set(value)) == len(value)
+
+
+def _are_test_sets(value: Sequence[Sequence[int]]) -> bool:
+    each_once = all(envs and len(set(envs)) == len(envs) for envs in value)
+    return each_once and 0 < len(value) == len({tuple(sorted(envs)) for envs in value})
+
+
+def _is_json(value: Any) -> bool:
+    """TOML has dates, which no hyper-parameter is."""
+    if isinstance(value, Mapping):
+        return all(_is_json(item) for item in value.values())
+    if isinstance(value, (list, tuple)):
+        return all(_is_json(item) for item in value)
+    return value is None or isinstance(value, (str, int, float, bool))
+
+
+_NAMES = (lambda names: bool(names) and _are_names(names), "a list of names, at least one, none of them twice")
 
 
 @dataclass(frozen=True)
@@ -29,28 +55,32 @@ class SweepSpec:
 
     ``hparams`` overrides hold for every run, ``overrides[algorithm]`` for the runs of one algorithm.
     ``test_envs`` lists test sets explicitly; otherwise every domain is held out once, and every pair too unless
-    ``single_test_envs``.
+    ``single_test_envs``. ``launch`` holds what the study says to launchers (:func:`launcher.make_settings`).
     """
 
-    name: str
-    datasets: tuple[str, ...]
-    algorithms: tuple[str, ...]
-    task: str = "domain_generalization"
-    n_trials: int = 3
-    n_hparams_from: int = 0
-    n_hparams: int = 20
-    steps: int | None = None
-    checkpoint_freq: int | None = None
-    holdout_fraction: float = 0.2
-    uda_holdout_fraction: float = 0
-    single_test_envs: bool = False
-    skip_model_save: bool = False
-    test_envs: tuple[tuple[int, ...], ...] | None = None
-    plugins: tuple[str, ...] = ()
-    hparams: Mapping[str, Any] = field(default_factory=dict)
-    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    options: Options = field(default_factory=Options)
-    launch: LaunchSettings = field(default_factory=LaunchSettings)
+    name: str = value(shape=(_is_name, "a part of a file's name, without slashes"))
+    datasets: tuple[str, ...] = value(shape=_NAMES)
+    algorithms: tuple[str, ...] = value(shape=_NAMES)
+    task: str = same_as(RunSpec, "task")
+    n_trials: int = value(3, low=1)
+    n_hparams_from: int = value(0, low=0)
+    n_hparams: int = value(20, low=1)
+    steps: int | None = same_as(RunSpec, "steps")
+    checkpoint_freq: int | None = same_as(RunSpec, "checkpoint_freq")
+    holdout_fraction: float = same_as(RunSpec, "holdout_fraction")
+    uda_holdout_fraction: float = same_as(RunSpec, "uda_holdout_fraction")
+    single_test_envs: bool = value(False)
+    skip_model_save: bool = same_as(RunSpec, "skip_model_save")
+    test_envs: tuple[tuple[int, ...], ...] | None = value(
+        None, shape=(_are_test_sets, "a list of lists of domain numbers, such as [[0], [0, 1]], nothing twice")
+    )
+    plugins: tuple[str, ...] = value((), shape=(_are_names, "a list of modules or files, none of them twice"))
+    hparams: Mapping[str, Any] = value(default_factory=dict, shape=(_is_json, "a table of what JSON can hold"))
+    overrides: Mapping[str, Mapping[str, Any]] = value(
+        default_factory=dict, shape=(_is_json, "a table of tables of what JSON can hold, one per algorithm")
+    )
+    options: Options = value(default_factory=Options)
+    launch: Mapping[str, Any] = value(default_factory=dict)
 
     def hparams_json(self, algorithm: str) -> str | None:
         """The ``--hparams`` of one algorithm's runs."""
@@ -87,92 +117,14 @@ def read_spec(path: str | Path) -> SweepSpec:
 
 def make_spec(values: Mapping[str, Any], where: str) -> SweepSpec:
     """A study from plain values, as read from TOML or JSON."""
-    values = dict(values)
-    for key in ("datasets", "algorithms"):
-        if not values.get(key):
-            raise UserError(f"{where} lacks the key {key!r}: a list of at least one name")
-    for key, value in values.items():
-        _check_key(key, value, where)
-    for key in ("datasets", "algorithms", "plugins"):
-        values[key] = tuple(values.get(key, ()))
-    if values.get("test_envs") is not None:
-        values["test_envs"] = tuple(tuple(envs) for envs in values["test_envs"])
-    values["options"] = make_options(values.get("options", {}), f"[options] of {where}")
-    values["launch"] = make_launch(values.get("launch", {}), f"[launch] of {where}")
-    spec = SweepSpec(**values)
+    spec = from_mapping(SweepSpec, values, where)
+    # Before the names are looked up: plug-ins bring data sets, algorithms and launchers.
+    load_plugins(spec.plugins)
     _check_names(spec, where)
-    return spec
-
-
-_KINDS: dict[str, tuple[type, str]] = {
-    "name": (str, "a part of a file's name, without slashes"),
-    "task": (str, "a string"),
-    "datasets": (list, "a list of names, none of them twice"),
-    "algorithms": (list, "a list of names, none of them twice"),
-    "plugins": (list, "a list of modules or files"),
-    "test_envs": (list, "a list of lists of domain numbers, such as [[0], [0, 1]], nothing twice"),
-    "n_trials": (int, "a whole number"),
-    "n_hparams_from": (int, "a whole number"),
-    "n_hparams": (int, "a whole number"),
-    "steps": (int, "a whole number"),
-    "checkpoint_freq": (int, "a whole number"),
-    "holdout_fraction": (float, "a number"),
-    "uda_holdout_fraction": (float, "a number"),
-    "single_test_envs": (bool, "true or false"),
-    "skip_model_save": (bool, "true or false"),
-    "hparams": (dict, "a table of what JSON can hold"),
-    "overrides": (dict, "a table of tables of what JSON can hold, one per algorithm"),
-    "options": (dict, "a table"),
-    "launch": (dict, "a table"),
-}
-
-
-def _names(value: list[Any]) -> bool:
-    return all(isinstance(item, str) and item for item in value) and len(set(value)) == len(value)
-
-
-def _test_sets(value: list[Any]) -> bool:
-    whole = all(isinstance(envs, list) and envs and all(type(env) is int for env in envs) for envs in value)
-    return whole and all(len(set(envs)) == len(envs) for envs in [*value, [tuple(sorted(envs)) for envs in value]])
-
-
-def _is_json(value: Any) -> bool:
-    """TOML has dates, which no hyper-parameter is."""
-    if isinstance(value, dict):
-        return all(_is_json(item) for item in value.values())
-    if isinstance(value, list):
-        return all(_is_json(item) for item in value)
-    return value is None or isinstance(value, (str, int, float, bool))
-
-
-_SHAPES: dict[str, Callable[[Any], bool]] = {
-    "name": lambda value: value.isprintable() and value.strip(".") != "" and not set(value) & set("/\\"),
-    "datasets": _names,
-    "algorithms": _names,
-    "plugins": _names,
-    "test_envs": lambda value: bool(value) and _test_sets(value),
-    "hparams": _is_json,
-    "overrides": lambda value: all(isinstance(table, dict) for table in value.values()) and _is_json(value),
-}
-"""What a value of the right type must be besides."""
-
-
-def _check_key(key: str, value: Any, where: str) -> None:
-    if key not in _KINDS:
-        raise unknown("key", key, _KINDS, f" in {where}")
-    kind, words = _KINDS[key]
-    optional = key in ("steps", "checkpoint_freq", "test_envs")
-    ok = isinstance(value, (kind, int) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
-    if key in _SHAPES and ok:
-        ok = _SHAPES[key](value)
-    if not (ok or (optional and value is None)):
-        raise UserError(f"key {key!r} in {where} is {value!r}; it must be {words}")
-    if kind is int and value is not None and value < (0 if key == "n_hparams_from" else 1):
-        raise UserError(f"key {key!r} in {where} is {value}; it must be at least 1")
+    return replace(spec, launch=check_launch(spec.launch, f"[launch] of {where}"))
 
 
 def _check_names(spec: SweepSpec, where: str) -> None:
-    load_plugins(spec.plugins)
     for dataset in spec.datasets:
         if dataset not in CATALOG:
             raise unknown("data set", dataset, CATALOG, f" in {where}")

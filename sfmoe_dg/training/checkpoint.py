@@ -126,7 +126,9 @@ def load_state(folder: RunFolder, setup: Setup) -> Position:
     differing = [name for name in wanted if saved.get(name) != wanted[name]]
     if differing:
         described = ", ".join(f"{name} {saved.get(name)!r} there, {wanted[name]!r} here" for name in differing)
-        raise UserError(f"{folder} holds an interrupted run of another kind ({described}); choose another --output_dir")
+        raise UserError(
+            f"{folder} holds an interrupted run of another kind ({described}); choose another output_dir", "output_dir"
+        )
     results = folder.results
     if position.records_bytes > (results.stat().st_size if results.exists() else 0):
         return Position(notice=f"{results} is shorter than when {path.name} was saved; the run begins anew")

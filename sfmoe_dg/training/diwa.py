@@ -140,10 +140,12 @@ def make_soup(
 
 def _refuse_taken(folder: RunFolder) -> None:
     if folder.is_done:
-        raise UserError(f"{folder} holds a finished run; choose another --output_dir")
+        raise UserError(f"{folder} holds a finished run; choose another output_dir", "output_dir")
     refuse_living_owner(folder.path)
     if begun := folder.begun_files:
-        raise UserError(f"{folder} holds a run that is not finished ({begun[0]}); choose another --output_dir")
+        raise UserError(
+            f"{folder} holds a run that is not finished ({begun[0]}); choose another output_dir", "output_dir"
+        )
 
 
 def _spec(record: Record, data_dir: str | None) -> RunSpec:

@@ -31,16 +31,18 @@ def speed_up(algorithm: Algorithm, options: Options, device: torch.device, share
 def _check(algorithm: Algorithm, device: torch.device, shared: bool) -> None:
     name = type(algorithm).__name__
     if algorithm.cannot_compile:
-        raise UserError(f"--compile does not go with {name}, which {algorithm.cannot_compile}; leave it out")
+        raise UserError(f"compile does not go with {name}, which {algorithm.cannot_compile}; leave it out", "compile")
     if not any(isinstance(module, Featurizer) for module in algorithm.modules()):
-        raise UserError(f"--compile has nothing to compile in {name}, whose networks are not sfmoe-dg's; leave it out")
+        raise UserError(
+            f"compile has nothing to do in {name}, whose networks are not sfmoe-dg's; leave it out", "compile"
+        )
     if shared:
-        raise UserError("--compile does not go with several processes; leave one of the two out")
+        raise UserError("compile does not go with several processes; leave one of the two out", "compile")
     try:
         torch.compile(_probe)(torch.zeros(2, device=device))
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--compile does not work on this machine ({reason}); leave it out") from None
+        raise UserError(f"compile does not work on this machine ({reason}); leave it out", "compile") from None
 
 
 def _probe(x: torch.Tensor) -> torch.Tensor:

@@ -78,7 +78,9 @@ def train(
 
 def _refuse_done(folder: RunFolder) -> None:
     if folder.is_done:
-        raise UserError(f"{folder} holds a finished run; choose another --output_dir, or delete it to train again")
+        raise UserError(
+            f"{folder} holds a finished run; choose another output_dir, or delete it to train again", "output_dir"
+        )
 
 
 @contextmanager

@@ -115,7 +115,9 @@ def _read_model(folder: RunFolder) -> dict[str, Any]:
             return _read_tensors(tensors)
         return dict(load_torch(pickled))
     except FileNotFoundError:
-        raise UserError(f"{pickled} does not exist; train without --skip_model_save to keep the model") from None
+        raise UserError(
+            f"{pickled} does not exist; train without skip_model_save to keep the model", "skip_model_save"
+        ) from None
     except (safetensors.SafetensorError, RuntimeError, EOFError, KeyError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} cannot be read as a model ({reason}); train again, or copy it again") from None

@@ -17,7 +17,7 @@ from sfmoe_dg.algorithms.base import Algorithm, Precision
 from sfmoe_dg.algorithms.registry import ALGORITHMS
 from sfmoe_dg.data.batches.device_augment import TensorTransform
 from sfmoe_dg.data.batches.kept_pixels import KEEP_BYTES
-from sfmoe_dg.data.batches.loaders import ALONE, EvalLoader, Reading, TrainLoader
+from sfmoe_dg.data.batches.loaders import EvalLoader, Reading, TrainLoader
 from sfmoe_dg.data.batches.transforms import ImageTransform
 from sfmoe_dg.data.build import RunData, open_data
 from sfmoe_dg.data.catalog import CATALOG
@@ -25,29 +25,12 @@ from sfmoe_dg.data.domains import DomainDataset
 from sfmoe_dg.data.splits import DomainSplit, check_batch_size
 from sfmoe_dg.foundation.devices import pick_device
 from sfmoe_dg.foundation.errors import UserError
-from sfmoe_dg.foundation.processes import World
 from sfmoe_dg.foundation.seeds import seed_everything
 from sfmoe_dg.foundation.version import __version__
+from sfmoe_dg.runs.execution import Execution as Execution
 from sfmoe_dg.runs.hparams import parse_overrides, resolve
 from sfmoe_dg.runs.spec import RunSpec
 from sfmoe_dg.training.fast_options import speed_up
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How a run is executed; none of it changes what the records mean."""
-
-    device: str = "auto"
-    num_workers: int | None = None
-    eval_batch_size: int = 128
-    cache_dir: str | None = None
-    """The folder of decoded images, for the option images = "cached"."""
-    checkpoint_minutes: float = 10
-    """A run saves what it needs to go on at every evaluation, and whenever so many minutes have passed."""
-    world: World = ALONE
-    """Which of how many processes this one is; those of one run share every minibatch and every evaluation."""
-    parallel: str = "ddp"
-    """How they share it: one of ``PARALLEL_MODES``."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ out; standard output stays empty and no file is made or changed.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shlex
@@ -18,7 +19,7 @@ import torch
 from wrong_rows import DEBUG, PROCESSES, SCRIPTS, SMALL, SWEEP, TABLE, Row
 from wrong_things import study
 
-from sfmoe_dg.cli.main import main
+from sfmoe_dg.cli.main import COMMANDS, main, make_parser
 from sfmoe_dg.runs.spec import RunSpec
 from sfmoe_dg.training.loop import Stopped, StopRequest, train
 from sfmoe_dg.training.prepare import Execution
@@ -49,6 +50,12 @@ def everything(root: Path) -> dict[str, int]:
     return {str(path.relative_to(root)): path.lstat().st_size for path in sorted(root.rglob("*"))}
 
 
+def flags_of(command: str) -> set[str]:
+    """The flags of a sub-command."""
+    (commands,) = (a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return {flag for action in commands.choices[command]._actions for flag in action.option_strings}
+
+
 def check(row: Row, out: str, err: str, begins: str) -> None:
     assert err.startswith(f"{begins}: error: ")
     assert err.endswith("\n")
@@ -66,9 +73,12 @@ def test_wrong_input_is_one_sentence(row, trained, tmp_path, monkeypatch, capfd)
         make(trained)
     before = everything(tmp_path)
     capfd.readouterr()
-    assert main(shlex.split(row.words)) == 2
+    words = shlex.split(row.words)
+    assert main(words) == 2
     out, err = capfd.readouterr()
     check(row, out, err, "sfmoe-dg")
+    if words and words[0] in COMMANDS and "unknown flag" not in err:
+        assert set(re.findall(r"(?<!\S)--[a-z][a-z_]*", err)) <= flags_of(words[0]), "a flag that the command lacks"
     assert everything(tmp_path) == before
 
 

@@ -28,6 +28,8 @@ from sfmoe_dg.data.build import build_dataset
 from sfmoe_dg.data.domains import DomainDataset
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.runs.spec import Options, RunSpec
+from sfmoe_dg.sweeps.launch.launcher import make_settings
+from sfmoe_dg.sweeps.launch.local import Local
 from sfmoe_dg.sweeps.plan import plan
 from sfmoe_dg.sweeps.study import make_spec
 from sfmoe_dg.training.loop import train
@@ -237,7 +239,7 @@ def test_an_image_that_vanished(tree: Path, tmp_path: Path) -> None:
 
 
 def test_data_in_memory_is_refused(make_dataset, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="Made does not lie in image files, so there is nothing to cache; use --images"):
+    with pytest.raises(UserError, match="Made does not lie in image files, so there is nothing to cache; set images"):
         cached(make_dataset([4]), tmp_path)
 
 
@@ -285,8 +287,8 @@ def test_where_the_cache_lies(monkeypatch) -> None:
     values = {"datasets": ["PACS"], "algorithms": ["ERM"], "options": {"images": "cached"}}
     spec = make_spec(values | {"launch": {"cache_dir": "~/here"}, "name": "study"}, "study.toml")
     (run, *_) = plan(spec, "data")
-    command = " ".join(_command(spec.launch, (), run, Path("out")))
+    command = " ".join(_command(make_settings(Local, spec.launch), (), run, Path("out")))
     assert "--images cached" in command
     assert "--cache_dir ~/here" in command
     with pytest.raises(UserError, match=r"key 'cache_dir' in \[launch\] of x is 3; it must be a string"):
-        make_spec(values | {"launch": {"cache_dir": 3}}, "x")
+        make_spec(values | {"launch": {"cache_dir": 3}, "name": "study"}, "x")

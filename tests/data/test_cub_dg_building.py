@@ -171,7 +171,7 @@ def test_killed_with_several_processes(cub_inputs: Path, tmp_path: Path, cub_res
 def test_missing_images(cub_inputs: Path, tmp_path: Path) -> None:
     shutil.copytree(cub_inputs, tmp_path / "in")
     shutil.rmtree(tmp_path / "in/CUB_200_2011/images/002.Bunting")
-    message = r"2 of the 6 images of .*images.txt are missing, the first is .*Bunting_0001.jpg; .* --allow_missing"
+    message = r"2 of the 6 images of .*images.txt are missing, the first is .*Bunting_0001.jpg; .* allow_missing"
     with pytest.raises(UserError, match=message):
         build(options(tmp_path / "in", tmp_path))
     report = build(options(tmp_path / "in", tmp_path, allow_missing=True))
@@ -233,7 +233,7 @@ def test_weight_files_by_name(cub_inputs: Path, tmp_path: Path) -> None:
     ("code", "message"),
     [
         (errno.ENOSPC, "the disk is full, .* could not be written; free some space, then give the same command again"),
-        (errno.EROFS, r"cannot be written \(Read-only file system\); check its permissions or choose another --out"),
+        (errno.EROFS, r"cannot be written \(Read-only file system\); check its permissions or choose another folder"),
         (errno.EIO, r"could not be written \(Input/output error\); check the disk"),
     ],
 )
@@ -261,7 +261,7 @@ def test_folders_that_are_not_ours(cub_inputs: Path, tmp_path: Path) -> None:
     own.parent.mkdir(parents=True)
     for file in (own, left):
         file.write_text("somebody's")
-    with pytest.raises(UserError, match=r"holds Candy but no manifest.json, so no build made it; choose another --out"):
+    with pytest.raises(UserError, match=r"holds Candy but no manifest.json, so no build made it; choose another"):
         build(options(cub_inputs, tmp_path))
     assert own.exists()
     assert left.exists()
@@ -289,6 +289,6 @@ def test_two_builders_at_once(cub_inputs: Path, tmp_path: Path) -> None:
     (tmp_path / "CUB_DG").mkdir()
     with (
         file_lock(tmp_path / "CUB_DG"),
-        pytest.raises(UserError, match=r"another build is writing to .*CUB_DG; wait for it or choose another --out"),
+        pytest.raises(UserError, match=r"another build is writing to .*CUB_DG; wait for it or choose another folder"),
     ):
         build(options(cub_inputs, tmp_path))

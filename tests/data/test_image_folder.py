@@ -125,9 +125,9 @@ def test_data_dir_mistakes(tmp_path: Path) -> None:
     root = make_pacs(tmp_path)
     with pytest.raises(UserError, match=rf"holds the domains of PACS itself; give its parent, {tmp_path}, and name"):
         build_dataset("PACS", str(root))
-    with pytest.raises(UserError, match=r"--data_dir .*nowhere is not a folder; give the folder that holds PACS"):
+    with pytest.raises(UserError, match=r"data_dir .*nowhere is not a folder; give the folder that holds PACS"):
         build_dataset("PACS", str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match="data set PACS needs --data_dir, the folder that holds the folder PACS"):
+    with pytest.raises(UserError, match="data set PACS needs data_dir, the folder that holds the folder PACS"):
         build_dataset("PACS")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty holds no folders; ImageFolder needs one folder per domain"):

@@ -114,9 +114,7 @@ def test_missing_mnist_names_the_folder(tmp_path: Path, monkeypatch) -> None:
         "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte there, from "
         "any copy in torchvision's layout"
     )
-    with pytest.raises(
-        UserError, match="data set ColoredMNIST needs --data_dir, the folder that holds the folder MNIST"
-    ):
+    with pytest.raises(UserError, match="data set ColoredMNIST needs data_dir, the folder that holds the folder MNIST"):
         build_dataset("ColoredMNIST")
 
 

@@ -129,7 +129,7 @@ def test_known_other_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="PACS is not a folder; --out is the folder that holds PACS"):
+    with pytest.raises(UserError, match="PACS is not a folder; give the folder that holds PACS"):
         verify(recipe("pacs"), tmp_path)
 
 

@@ -18,7 +18,7 @@ from sfmoe_dg.algorithms.registry import ALGORITHMS
 from sfmoe_dg.cli.main import make_parser
 from sfmoe_dg.data.builders.script import make_parser as make_builders_parser
 from sfmoe_dg.foundation.errors import UserError
-from sfmoe_dg.sweeps.launch.settings import make_launch
+from sfmoe_dg.sweeps.launch.launcher import check_launch
 from sfmoe_dg.sweeps.study import make_spec
 
 if sys.version_info >= (3, 11):
@@ -202,7 +202,7 @@ def read_toml(text: str) -> None:
         overrides = {name: hparams for name, hparams in values.get("overrides", {}).items() if name in own}
         make_spec({"name": "x"} | values | {"plugins": [], "algorithms": own, "overrides": overrides}, "the study")
     elif "launch" in values:
-        make_launch(values["launch"], "[launch]")
+        check_launch(values["launch"], "[launch]")
 
 
 @pytest.fixture(scope="module")

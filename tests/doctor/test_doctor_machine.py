@@ -111,7 +111,7 @@ def test_a_gpu(torch, level, said):
     [
         ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, ", fast bf16"),
         ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": True}, ", fast bf16"),
-        ({"architecture": "x86_64", "avx512_bf16": False}, ", no fast bf16: --precision bf16 is slow"),
+        ({"architecture": "x86_64", "avx512_bf16": False}, ", no fast bf16: precision bf16 is slow"),
         ({"architecture": "aarch64"}, ""),
         (None, ""),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, PathDistribution
 from pathlib import Path
 
@@ -14,12 +15,17 @@ from installed import command, install, offer
 from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
 from sfmoe_dg.cli.main import main
 from sfmoe_dg.foundation import registry as registry_module
+from sfmoe_dg.foundation.checked import value
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.plugins import load_plugins
 from sfmoe_dg.foundation.registry import REGISTRIES, BrokenPlugin, Registry, open_registry
 from sfmoe_dg.models.backbones import BACKBONES, build_backbone
+from sfmoe_dg.sweeps.launch.launcher import LAUNCHERS, check_launch, make_settings
+from sfmoe_dg.sweeps.launch.settings import LaunchSettings
+from sfmoe_dg.sweeps.plan import load_plans, plan, save_plan
+from sfmoe_dg.sweeps.study import make_spec
 
-EXAMPLE = Path(__file__).parent / "example_plugin"
+EXAMPLE = Path(__file__).parents[1] / "example_plugin"
 STUDY = """
 datasets = ["Shades"]
 algorithms = ["HalfERM"]
@@ -31,6 +37,9 @@ steps = 2
 [hparams]
 batch_size = 4
 backbone = "mean_colour"
+
+[launch]
+pause = 0.1
 """
 
 
@@ -243,6 +252,59 @@ def test_a_backbone_that_returns_something_else_and_one_with_timms_name(monkeypa
     monkeypatch.setitem(BACKBONES, "resnet18", lambda input_shape, hparams: torch.nn.Identity())
     with pytest.raises(UserError, match=r"backbone 'resnet18' of module .* is also one of sfmoe-dg or timm; rename it"):
         build_backbone((3, 32, 32), hparams | {"backbone": "resnet18"})
+
+
+def test_a_package_declares_keys_of_its_launcher(visible):
+    launchers = open_registry("launchers")
+    values = check_launch({"pause": 2, "cpus": 3}, "[launch]")
+    told = make_settings(launchers.load("in_turn")(), values)
+    assert (told.pause, told.device, hasattr(told, "cpus")) == (2, "auto", False)
+    assert not hasattr(make_settings(launchers.load("slurm")(), values), "pause")
+    with pytest.raises(UserError, match=r"key 'pause' in \[launch\] is -1; it must be at least 0"):
+        check_launch({"pause": -1}, "[launch]")
+    with pytest.raises(UserError, match=r"unknown key 'pauze' in \[launch\]: did you mean pause"):
+        check_launch({"pauze": 1}, "[launch]")
+
+
+def test_a_launcher_whose_settings_are_something_else_is_refused():
+    LAUNCHERS.register("odd", type("Odd", (), {"settings": dict}))
+    try:
+        with pytest.raises(UserError, match="launcher 'odd' is one whose settings are not a class derived from"):
+            LAUNCHERS.load("odd")
+    finally:
+        del LAUNCHERS["odd"]
+
+
+def test_two_launchers_may_mean_different_things_by_a_key():
+    """A study names no launcher, so that a value is right if it is for one; the launcher that runs looks again."""
+
+    @dataclass(frozen=True)
+    class Hours(LaunchSettings):
+        time: float = value(1.5, above=0)
+
+    LAUNCHERS.register("hourly", type("Hourly", (), {"settings": Hours}))
+    try:
+        for time in (2.5, "12:00:00"):
+            assert check_launch({"time": time}, "here") == {"time": time}
+        with pytest.raises(UserError, match="key 'time' in here is 'long'; it must be minutes, or"):
+            check_launch({"time": "long"}, "here")
+        assert make_settings(LAUNCHERS.load("hourly"), {}) == Hours()
+        with pytest.raises(UserError, match=r"key 'time' in \[launch\] is '12:00:00'; it must be a number above 0"):
+            make_settings(LAUNCHERS.load("hourly"), {"time": "12:00:00"})
+    finally:
+        del LAUNCHERS["hourly"]
+
+
+def test_a_saved_study_is_read_where_its_launcher_is_gone(visible, tmp_path, monkeypatch):
+    study = {"name": "x", "datasets": ["Shades"], "algorithms": ["ERM"], "n_trials": 1, "n_hparams": 1}
+    spec = make_spec(study | {"launch": {"pause": 3}}, "here")
+    saved = json.loads(save_plan(spec, None, tmp_path).read_text())["spec"]["launch"]
+    assert (saved["pause"], saved["jobs"]) == (3, 1)
+    del LAUNCHERS.offers["in_turn"]
+    monkeypatch.setattr(LAUNCHERS, "_loaded", {})
+    with pytest.raises(UserError, match="unknown key 'pause'"):
+        check_launch({"pause": 3}, "here")
+    assert load_plans(tmp_path) == plan(spec, None)
 
 
 def test_a_sweep_of_a_packages_objective_backbone_and_data_by_its_launcher(site, tmp_path):

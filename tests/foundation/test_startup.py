@@ -58,6 +58,11 @@ def test_commands_that_only_read_records_need_no_torch(tmp_path):
     assert not HEAVY & modules_of("collect", "--input_dir", str(tmp_path))
 
 
+def test_planning_a_sweep_needs_no_torch(tmp_path, request):
+    study = str(request.config.rootpath / "sweeps" / "smoke.toml")
+    assert not HEAVY & modules_of("sweep", study, "--output_dir", str(tmp_path / "out"), "--dry_run")
+
+
 def test_a_run_imports_neither_the_compiler_nor_statistics(tmp_path):
     words = ["--dataset", "StyledDigits", "--algorithm", "SFMoE", "--test_envs", "3", "--steps", "1"]
     words += ["--device", "cpu", "--num_workers", "0", "--skip_model_save", "--output_dir", str(tmp_path / "run")]

@@ -76,7 +76,7 @@ def test_an_unusable_line_in_the_middle_is_reported_and_left_out(tmp_path, line,
 def test_missing_and_empty_folders_say_what_to_do(tmp_path):
     with pytest.raises(UserError, match="does not exist; give the folder that holds one sub-folder per run"):
         load_records(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="train there first or check --input_dir"):
+    with pytest.raises(UserError, match="train there first, or give another folder"):
         load_records(tmp_path)
     path = write_run(tmp_path, "run", [make_record()])
     with pytest.raises(UserError, match="is the folder of one run; give the folder above it"):

@@ -259,7 +259,7 @@ def test_every_format_collects_and_problems_come_apart(tmp_path):
         report = collect(tmp_path, format)
         assert "PACS" in report.output
         assert len(report.problems) == 1
-    with pytest.raises(UserError, match="unknown format 'txt' for --format: did you mean text"):
+    with pytest.raises(UserError, match="unknown format 'txt': did you mean text"):
         collect(tmp_path, "txt")
 
 

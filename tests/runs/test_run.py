@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfmoe_dg.cli.train import add_arguments, make_spec
+from sfmoe_dg.cli.flags import run_flags, run_from_flags
+from sfmoe_dg.cli.train import add_arguments
+from sfmoe_dg.foundation.checked import from_mapping
 from sfmoe_dg.foundation.errors import UserError
-from sfmoe_dg.runs.spec import Options, RunSpec, make_options
+from sfmoe_dg.runs.spec import Options, RunSpec
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,7 @@ def test_flags_and_spec_are_inverse(envs, seed, steps, split, hparams, per_trial
     )
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    assert make_spec(parser.parse_args(run.flags())) == run
+    assert run_from_flags(parser.parse_args(run_flags(run))) == run
 
 
 def test_a_record_gives_its_run_back_and_one_of_another_program_is_refused_by_name():
@@ -107,15 +109,15 @@ def test_a_record_gives_its_run_back_and_one_of_another_program_is_refused_by_na
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        (RunSpec(steps=0), "--steps is 0; it must be at least 1"),
-        (RunSpec(steps=-3), "--steps is -3"),
-        (RunSpec(checkpoint_freq=0), "--checkpoint_freq is 0"),
-        (RunSpec(holdout_fraction=1.5), "--holdout_fraction is 1.5"),
-        (RunSpec(holdout_fraction=float("nan")), "--holdout_fraction is nan"),
-        (RunSpec(task="dg"), "--task is 'dg'; allowed: domain_generalization, domain_adaptation"),
-        (RunSpec(task="domain_adaptation"), "set --uda_holdout_fraction"),
-        (RunSpec(seed=-1), "--seed is -1"),
-        (RunSpec(options=Options(split="half")), "--split is 'half'; allowed: random, identity"),
+        (RunSpec(steps=0), "steps is 0; it must be at least 1"),
+        (RunSpec(steps=-3), "steps is -3"),
+        (RunSpec(checkpoint_freq=0), "checkpoint_freq is 0"),
+        (RunSpec(holdout_fraction=1.5), "holdout_fraction is 1.5"),
+        (RunSpec(holdout_fraction=float("nan")), "holdout_fraction is nan"),
+        (RunSpec(task="dg"), "task is 'dg'; allowed: domain_generalization, domain_adaptation"),
+        (RunSpec(task="domain_adaptation"), "set uda_holdout_fraction"),
+        (RunSpec(seed=-1), "seed is -1"),
+        (RunSpec(options=Options(split="half")), "split is 'half'; allowed: random, identity"),
     ],
 )
 def test_impossible_values(run, message):
@@ -124,6 +126,6 @@ def test_impossible_values(run, message):
 
 
 def test_options_from_names():
-    assert make_options({"split": "identity"}, "x").changed() == {"split": "identity"}
-    with pytest.raises(UserError, match="unknown option 'spilt' in x: did you mean split"):
-        make_options({"spilt": "identity"}, "x")
+    assert from_mapping(Options, {"split": "identity"}, "x").changed() == {"split": "identity"}
+    with pytest.raises(UserError, match="unknown key 'spilt' in x: did you mean split"):
+        from_mapping(Options, {"spilt": "identity"}, "x")

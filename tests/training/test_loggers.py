@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import sfmoe_dg.training.reporters
+from sfmoe_dg.cli.flags import run_flags
 from sfmoe_dg.cli.main import main
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.runs.spec import RunSpec
@@ -205,7 +206,7 @@ def test_a_refusal_of_wandb_is_one_sentence(tmp_path, monkeypatch):
 
 def test_the_command_line_logs_beside_the_console(tmp_path, capsys):
     pytest.importorskip("tensorboard", reason="tensorboard is not installed: pip install 'sfmoe-dg[tensorboard]'")
-    words = ["train", *SPEC.flags(), "--num_workers", "0", "--device", "cpu", "--output_dir", str(tmp_path / "run")]
+    words = ["train", *run_flags(SPEC), "--num_workers", "0", "--device", "cpu", "--output_dir", str(tmp_path / "run")]
     # A process of its own: it sets signal handlers.
     result = subprocess.run(
         [sys.executable, "-m", "sfmoe_dg", *words, "--log", "tensorboard"], capture_output=True, text=True

@@ -265,7 +265,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     folder = stopped_run(tmp_path, spec_of("ERM"))
     with pytest.raises(UserError, match=r"interrupted run of another kind \(algorithm 'ERM' there, 'CORAL' here"):
         train(spec_of("CORAL"), folder, CPU)
-    with pytest.raises(UserError, match=r"\(steps 5 there, 9 here\); choose another --output_dir"):
+    with pytest.raises(UserError, match=r"\(steps 5 there, 9 here\); choose another output_dir"):
         train(spec_of("ERM", steps=9), folder, CPU)
 
 

@@ -87,8 +87,9 @@ class UpstreamAlgorithm(Algorithm):
     def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
         if self.precision.scaler.is_enabled():
             raise UserError(
-                f"--precision fp16 needs scaled gradients, and DomainBed's {self.name} takes its own steps without "
-                "them; use bf16 or fp32"
+                f"precision is 'fp16', which needs scaled gradients, and DomainBed's {self.name} takes its own steps "
+                "without them; use bf16 or fp32",
+                "precision",
             )
         with self._without_cuda():
             values = self.upstream.update(list(minibatches), unlabeled)

@@ -92,7 +92,8 @@ def cached(dataset: DomainDataset, folder: str | Path, short_side: int = SHORT_S
     for domain in dataset:
         if not isinstance(domain, FolderDomain):
             raise UserError(
-                f"{dataset.name} does not lie in image files, so there is nothing to cache; use --images files"
+                f"{dataset.name} does not lie in image files, so there is nothing to cache; set images to files",
+                "images",
             )
         name = re.sub(r"\W+", "_", f"{dataset.name}-{domain.name}", flags=re.ASCII)
         file = folder / f"{name}-{_key(domain, short_side)}.pixels"
@@ -127,7 +128,9 @@ def _open_or_build(domain: FolderDomain, file: Path, short_side: int) -> CachedD
         except OSError as error:
             raise UserError(
                 f"the image cache {file.parent} cannot be written ({error.strerror or error}); make room there, choose "
-                "another folder with --cache_dir, or do without: --images files"
+                "another cache_dir, or set images to files",
+                "cache_dir",
+                "images",
             ) from None
     return CachedDomain(domain, file, index)
 

@@ -95,7 +95,8 @@ class TrainLoader:
             if not len(splits[env].uda):
                 raise UserError(
                     f"domain {env} ({dataset[env].name}) of {dataset.name} has no unlabeled images to adapt to; set "
-                    "--uda_holdout_fraction above 0"
+                    "uda_holdout_fraction above 0",
+                    "uda_holdout_fraction",
                 )
         self._batch_size, self._seed = batch_size, seed
         self._share = share_of(batch_size, reading.world)

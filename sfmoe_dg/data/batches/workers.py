@@ -140,7 +140,8 @@ class Reader:
                 raise
             raise UserError(
                 f"a data-loading worker died ({' '.join(str(error).split())}); the machine or its shared memory "
-                f"(/dev/shm) may be full: try --num_workers {self._num_workers // 2}"
+                f"(/dev/shm) may be full: set num_workers to {self._num_workers // 2}",
+                "num_workers",
             ) from None
 
     def _finish(self, request: Request, pixels: torch.Tensor | None) -> DomainBatch:
@@ -169,7 +170,7 @@ class _Pixels(Dataset[Any]):
             return requests, [self._read_one(request) for request in requests]
         except UserError as error:
             # Returned, not raised: DataLoader would show the sentence only within a worker's traceback.
-            return requests, UserError(str(error))
+            return requests, UserError(*error.args)
 
     def _read_one(self, request: Request) -> torch.Tensor | None:
         domain, transform = self._domains[request.env], self._transforms[request.env]

@@ -42,7 +42,7 @@ def verify(recipe: Recipe, out: Path, *, contents: bool = True, progress: bool =
     """
     folder = out / recipe.folder
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; --out is the folder that holds {recipe.folder}")
+        raise UserError(f"{folder} is not a folder; give the folder that holds {recipe.folder}")
     try:
         counts = recipe.count(folder)
     except FileNotFoundError as error:

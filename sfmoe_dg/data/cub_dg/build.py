@@ -64,7 +64,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
     with _disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         # Two builders would remove each other's temporary files.
-        with file_lock(folder, busy=f"another build is writing to {folder}; wait for it or choose another --out"):
+        with file_lock(folder, busy=f"another build is writing to {folder}; wait for it or choose another folder"):
             if _open_folder(folder, manifest) and _remove_damaged(folder, plan) == 0 and not _missing(folder, plan):
                 return BuildReport(folder, 0, len(plan.files), read_json(folder / MANIFEST))
             _write_manifest(folder, {**manifest, "complete": False})
@@ -85,7 +85,7 @@ def _disk_errors(folder: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             what = f"the disk is full, {where} could not be written; free some space"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            what = f"{where} cannot be written ({error.strerror}); check its permissions or choose another --out"
+            what = f"{where} cannot be written ({error.strerror}); check its permissions or choose another folder"
         else:
             what = f"{where} could not be written ({error.strerror or error}); check the disk"
         raise UserError(f"{what}, then give the same command again: it continues where it stopped") from None
@@ -100,18 +100,18 @@ def _open_folder(folder: Path, manifest: dict[str, Any]) -> bool:
     if not (folder / MANIFEST).is_file():
         found = sorted(path.name for path in folder.iterdir() if not _TEMPORARY.match(path.name))
         if found:
-            raise UserError(f"{folder} holds {found[0]} but no {MANIFEST}, so no build made it; choose another --out")
+            raise UserError(f"{folder} holds {found[0]} but no {MANIFEST}, so no build made it; choose another folder")
         return False
     former = read_json(folder / MANIFEST)
     if not isinstance(former, dict):
-        raise UserError(f"{folder / MANIFEST} is not a manifest of CUB-DG; choose another --out")
+        raise UserError(f"{folder / MANIFEST} is not a manifest of CUB-DG; choose another folder")
     planned = json.loads(json.dumps(manifest))
     # Counts follow from the other values; naming them would hide which value the user changed.
     different = sorted(key for key in planned if key != "counts" and former.get(key) != planned[key])
     if different:
         raise UserError(
             f"{folder} holds a build that differs in {', '.join(different)} (see {MANIFEST} there); delete the folder "
-            "or choose another --out"
+            "or choose another folder"
         )
     _remove_temporary(folder)
     return former.get("complete") is True

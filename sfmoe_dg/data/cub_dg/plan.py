@@ -215,7 +215,7 @@ def make_plan(options: BuildOptions) -> Plan:
     """
     for name, value in (("size", options.size), ("jobs", options.jobs), ("batch_size", options.batch_size)):
         if value is not None and value < 1:
-            raise UserError(f"--{name} is {value}; it must be at least 1")
+            raise UserError(f"{name} is {value}; it must be at least 1", name)
     device = _device(options.device)
     birds = read_birds(options.cub)
     styles = tuple(_style_files(options.styles, options.weights))
@@ -235,7 +235,7 @@ def _device(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"--device {name} cannot be used ({reason}); give cpu, or cuda on a machine with a GPU"
+            f"device {name} cannot be used ({reason}); give cpu, or cuda on a machine with a GPU", "device"
         ) from None
     return device
 
@@ -258,7 +258,7 @@ def _style_files(styles: Sequence[str], weights: Path | None) -> Iterable[StyleF
 def _weight_file(name: str, weights: Path | None) -> Path:
     """``name`` with one of the known endings, or the only file that starts with ``name_`` (``candy_nc16.pth``)."""
     if weights is None or not weights.is_dir():
-        raise UserError(f"--weights {weights} is not a folder; style {name} is looked for there")
+        raise UserError(f"weights is {weights}, which is not a folder; style {name} is looked for there", "weights")
     files = sorted(path for path in weights.iterdir() if path.suffix in WEIGHT_SUFFIXES)
     found = [path for path in files if path.stem == name] or [p for p in files if p.stem.startswith(f"{name}_")]
     if len(found) == 1:
@@ -266,7 +266,7 @@ def _weight_file(name: str, weights: Path | None) -> Path:
     what = f"{len(found)} files for style {name} ({', '.join(p.name for p in found)})" if found else f"no {name}.pth"
     there = ", ".join(path.name for path in files) or "no weights at all"
     hint = "" if found else f", only {there}"
-    raise UserError(f"{weights} holds {what}{hint}; name the file with --styles {name}=FILE")
+    raise UserError(f"{weights} holds {what}{hint}; name the file in styles: {name}=FILE", "styles")
 
 
 def _sources(birds: Birds, short_side: int | None, allow_missing: bool) -> tuple[SourcePhoto, ...]:
@@ -274,10 +274,11 @@ def _sources(birds: Birds, short_side: int | None, allow_missing: bool) -> tuple
     missing = len(birds) - len(rows)
     if not rows or (missing and not allow_missing):
         gone = sorted(set(range(len(birds))) - set(rows))[0]
-        hint = "or build those that are there with --allow_missing" if rows else "there is nothing to build"
+        hint = "or build those that are there with allow_missing" if rows else "there is nothing to build"
         raise UserError(
             f"{missing} of the {len(birds)} images of {birds.root / 'images.txt'} are missing, the first is "
-            f"{birds.image_path(gone)}; unpack all of CUB-200-2011, {hint}"
+            f"{birds.image_path(gone)}; unpack all of CUB-200-2011, {hint}",
+            "allow_missing",
         )
     with ThreadPoolExecutor(max_workers=file_threads()) as pool:
         return tuple(pool.map(lambda row: _source(birds, row, short_side), rows))

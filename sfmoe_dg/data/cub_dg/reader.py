@@ -63,6 +63,8 @@ def _read_manifest(path: str, entry: DatasetFacts) -> tuple[tuple[str, ...], dic
     if domains != entry.domains:
         raise UserError(
             f"{os.path.dirname(path)} was built with the domains {', '.join(domains)}, but {entry.name} is "
-            f"{', '.join(entry.domains)}; read it with --dataset ImageFolder and that folder as --data_dir"
+            f"{', '.join(entry.domains)}; read it as dataset ImageFolder with that folder as data_dir",
+            "dataset",
+            "data_dir",
         )
     return classes, splits

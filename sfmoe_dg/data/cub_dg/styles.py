@@ -191,7 +191,9 @@ def stylise(network: TransformerNet, pictures_BHWC: np.ndarray) -> np.ndarray:
     except torch.OutOfMemoryError:
         raise UserError(
             f"{len(pictures_BHWC)} pictures of {width}×{height} at once do not fit in the memory of {device}; "
-            "give a smaller --batch_size or fewer --jobs"
+            "give a smaller batch_size or fewer jobs",
+            "batch_size",
+            "jobs",
         ) from None
     return np.ascontiguousarray(result.cpu().numpy())
 

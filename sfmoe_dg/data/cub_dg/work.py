@@ -59,8 +59,9 @@ def run_tasks(tasks: Sequence[StyleTask], jobs: int) -> Iterator[int]:
                 yield future.result()
         except BrokenProcessPool:
             raise UserError(
-                "a process that made pictures died, most likely for lack of memory; give fewer --jobs and the same "
-                "command again: it continues where it stopped"
+                "a process that made pictures died, most likely for lack of memory; give fewer jobs and the same "
+                "command again: it continues where it stopped",
+                "jobs",
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)

@@ -53,7 +53,8 @@ def load_rgb(path: str) -> Image.Image:
             ) from None
         reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error).rstrip(".")
         raise BadImageError(
-            f"image {path} does not decode ({reason}); replace it, or leave such images out with --on_bad_image skip"
+            f"image {path} does not decode ({reason}); replace it, or leave such images out with on_bad_image skip",
+            "on_bad_image",
         ) from None
 
 
@@ -142,17 +143,20 @@ def _find_root(entry: DatasetFacts, data_dir: str) -> str:
         return root
     if not os.path.isdir(data_dir):
         raise UserError(
-            f"--data_dir {data_dir} is not a folder; give the folder that holds {entry.folder or 'the domains'}"
+            f"data_dir {data_dir} is not a folder; give the folder that holds {entry.folder or 'the domains'}",
+            "data_dir",
         )
     if set(entry.domains) <= set(_subfolders(data_dir)):
         parent = os.path.dirname(os.path.abspath(data_dir))
         raise UserError(
-            f"--data_dir {data_dir} holds the domains of {entry.name} itself; give its parent, {parent}, and name the "
-            f"folder {entry.folder}"
+            f"data_dir {data_dir} holds the domains of {entry.name} itself; give its parent, {parent}, and name the "
+            f"folder {entry.folder}",
+            "data_dir",
         )
     raise UserError(
-        f"{entry.name} is looked for in {root}, which is not a folder; --data_dir must be the folder that holds "
-        f"{entry.folder}"
+        f"{entry.name} is looked for in {root}, which is not a folder; data_dir must be the folder that holds "
+        f"{entry.folder}",
+        "data_dir",
     )
 
 
@@ -238,7 +242,8 @@ def _check_classes(entry: DatasetFacts, listings: Sequence[_Listing]) -> None:
     if entry.num_classes and len(first.classes) != entry.num_classes:
         raise UserError(
             f"{entry.name} has {entry.num_classes} classes, but {os.path.dirname(first.folder)} holds "
-            f"{len(first.classes)} ({_some(first.classes)}); complete it, or read it with --dataset ImageFolder"
+            f"{len(first.classes)} ({_some(first.classes)}); complete it, or read it as dataset ImageFolder",
+            "dataset",
         )
 
 

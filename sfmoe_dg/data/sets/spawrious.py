@@ -128,8 +128,9 @@ def find_root(folder: str, data_dir: str) -> str:
         if os.path.isdir(os.path.join(root, "0")):
             return root
     raise UserError(
-        f"Spawrious is looked for in {os.path.join(data_dir, folder)}, which has no folder 0; --data_dir must be the "
-        f"folder that holds {folder}"
+        f"Spawrious is looked for in {os.path.join(data_dir, folder)}, which has no folder 0; data_dir must be the "
+        f"folder that holds {folder}",
+        "data_dir",
     )
 
 

@@ -19,6 +19,8 @@ from sfmoe_dg.models.moe.layers import moe_layers
 _PATIENCE = 4.0
 """Seconds to wait for a sign of life from the hub before giving up."""
 
+FROM_SCRATCH = "'{\"pretrained\": false}'"
+
 
 def load_pretrained(model: nn.Module, source: bool | str | Path, name: str) -> None:
     """Load weights into ``model``, in place. Dense feed-forward weights go into every expert ("sparse upcycling").
@@ -91,9 +93,12 @@ def weights_file(config: dict[str, Any], name: str) -> Path:
         if str(config.get("url") or "").startswith("gs://"):
             raise UserError(
                 f"the pretrained weights of {name} are released in another format: fetch {config['url']}.*, "
-                f"convert them with sfmoe-dg convert-vmoe and give the file, or say {_say_false()}"
+                f"convert them with sfmoe-dg convert-vmoe and give the file, or say hparams {FROM_SCRATCH}",
+                "hparams",
             )
-        raise UserError(f"no pretrained weights are published for {name}; give a file or say {_say_false()}")
+        raise UserError(
+            f"no pretrained weights are published for {name}; give a file or say hparams {FROM_SCRATCH}", "hparams"
+        )
     import huggingface_hub
     from huggingface_hub import constants
 
@@ -105,23 +110,21 @@ def weights_file(config: dict[str, Any], name: str) -> Path:
         if isinstance(cached, str):
             return Path(cached)
     help_text = (
-        f'give the file with --hparams \'{{"pretrained": "path.safetensors"}}\' '
-        f"(from https://huggingface.co/{repo}), or train from scratch with {_say_false()}"
+        'give the file with hparams \'{"pretrained": "path.safetensors"}\' '
+        f"(from https://huggingface.co/{repo}), or train from scratch with {FROM_SCRATCH}"
     )
     if constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT):
         raise UserError(
-            f"the pretrained weights {repo} of {name} are not cached and the hub cannot be reached: {help_text}"
+            f"the pretrained weights {repo} of {name} are not cached and the hub cannot be reached: {help_text}",
+            "hparams",
         )
     try:
         return Path(huggingface_hub.hf_hub_download(repo, names[0], revision=revision or None))
     except Exception as error:
         raise UserError(
-            f"the pretrained weights {repo} of {name} cannot be downloaded ({_short(error)}): {help_text}"
+            f"the pretrained weights {repo} of {name} cannot be downloaded ({_short(error)}): {help_text}",
+            "hparams",
         ) from None
-
-
-def _say_false() -> str:
-    return "--hparams '{\"pretrained\": false}'"
 
 
 def _answers(endpoint: str) -> bool:

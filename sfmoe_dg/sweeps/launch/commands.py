@@ -13,6 +13,8 @@ from sfmoe_dg.sweeps.launch.settings import LaunchSettings
 class Commands:
     """Starts nothing. The lines belong into the folder that the sweep was started in, if its paths are relative."""
 
+    prints_commands = True
+
     def launch(self, study: Study, settings: LaunchSettings, listener: Listener) -> bool:
         for state in study.states():
             if state.is_to_do:

@@ -2,17 +2,22 @@
 
 Another package adds one through an entry point in the group ``sfmoe_dg.launchers``, whose name is the launcher's and
 whose object is a class like :class:`Launcher`.
+
+Two attributes of that class may say more: ``settings``, a dataclass derived from :class:`LaunchSettings` that declares
+the launcher's own keys of a study's ``[launch]`` table; ``prints_commands = True``, if standard output is for the
+command lines that it hands out and nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from sfmoe_dg.foundation.registry import BrokenPlugin, Registry
+from sfmoe_dg.foundation.checked import Value, from_mapping, read, values_of
+from sfmoe_dg.foundation.registry import BrokenPlugin, Registry, unknown
 from sfmoe_dg.foundation.slurm import SlurmQueue
 from sfmoe_dg.runs.folder import RunFolder, State
 from sfmoe_dg.runs.lease import Watch, is_owned
@@ -77,8 +82,10 @@ class Listener(Protocol):
 
 
 class Launcher(Protocol):
-    def launch(self, study: Study, settings: LaunchSettings, listener: Listener) -> bool:
+    def launch(self, study: Study, settings: Any, listener: Listener) -> bool:
         """Start what is to do; a run that fails does not stop the others.
+
+        ``settings`` is an object of the class's own ``settings``, or of :class:`LaunchSettings` if it has none.
 
         Returns whether the study's runs have ended, done or not; False if they go on elsewhere.
         """
@@ -93,10 +100,78 @@ class Launcher(Protocol):
         """
 
 
-LAUNCHERS: Registry[Callable[[], Launcher]] = Registry("launcher", "sfmoe_dg.launchers")
+def settings_class(launcher: Any) -> type[LaunchSettings]:
+    """The class of the settings that a launcher, or its class, is told."""
+    found: type[LaunchSettings] = getattr(launcher, "settings", LaunchSettings)
+    return found
+
+
+def prints_commands(launcher: Launcher) -> bool:
+    """Whether standard output is for command lines alone."""
+    return bool(getattr(launcher, "prints_commands", False))
+
+
+def _complaint(name: str, launcher: Any) -> str:
+    settings = settings_class(launcher)
+    if isinstance(settings, type) and issubclass(settings, LaunchSettings):
+        return ""
+    return f"one whose settings are not a class derived from {LaunchSettings.__module__}.LaunchSettings"
+
+
+LAUNCHERS: Registry[Callable[[], Launcher]] = Registry("launcher", "sfmoe_dg.launchers", _complaint)
 LAUNCHERS.register("local", "sfmoe_dg.sweeps.launch.local:Local")
 LAUNCHERS.register("slurm", "sfmoe_dg.sweeps.launch.slurm.launcher:Slurm")
 LAUNCHERS.register("commands", "sfmoe_dg.sweeps.launch.commands:Commands")
+
+
+def _working() -> Iterator[Callable[[], Launcher]]:
+    """The launchers that can be loaded: another package's that cannot must not keep the others from their work."""
+    for name in LAUNCHERS:
+        with suppress(BrokenPlugin):
+            yield LAUNCHERS.load(name)
+
+
+def declared_settings() -> dict[str, list[Value]]:
+    """The keys that a study's ``[launch]`` table may have, each with its declarations: a study names no launcher."""
+    found: dict[str, list[Value]] = {}
+    for launcher in _working():
+        for name, declared in values_of(settings_class(launcher)).items():
+            found.setdefault(name, []).append(declared)
+    return found
+
+
+def check_launch(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The keys and values of a ``[launch]`` table, each right for some launcher that declares it.
+
+    Raises:
+        UserError: naming the key, its value and what is allowed, or the nearest known keys.
+    """
+    known = declared_settings() if values else {}
+    for name in values:
+        if name not in known:
+            raise unknown("key", name, known, f" in {where}")
+    return {name: read(_fitting(known[name], found), found, where) for name, found in values.items()}
+
+
+def all_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys and values of a ``[launch]`` table, and the defaults of all that it does not say."""
+    return {name: declared[0].default for name, declared in declared_settings().items()} | dict(values)
+
+
+def _fitting(declared: Sequence[Value], found: Any) -> Value:
+    """The first declaration that a value is right for; the first of all if there is none."""
+    return next((one for one in declared if not one.complaint(found)), declared[0])
+
+
+def make_settings(launcher: Any, values: Mapping[str, Any]) -> LaunchSettings:
+    """What a launcher is told: of the keys and values of a ``[launch]`` table, those that it declares.
+
+    Raises:
+        UserError: for a value that is right only for another launcher.
+    """
+    cls = settings_class(launcher)
+    own = {name: found for name, found in values.items() if name in values_of(cls)}
+    return from_mapping(cls, own, "[launch]")
 
 
 def queued_runs(output_dir: Path) -> dict[str, str]:
@@ -109,7 +184,6 @@ def queued_runs(output_dir: Path) -> dict[str, str]:
         UserError: if jobs were submitted and their queue does not answer.
     """
     queued: dict[str, str] = {}
-    for name in LAUNCHERS:
-        with suppress(BrokenPlugin):
-            queued |= LAUNCHERS.load(name)().queued(output_dir)
+    for launcher in _working():
+        queued |= launcher().queued(output_dir)
     return queued

@@ -146,24 +146,28 @@ def _check(algorithm: Any, world: World, mode: str) -> None:
     if mode not in algorithm.parallel_modes:
         reason = "its update runs the network several times, or draws at random across the images of all processes"
         if algorithm.parallel_modes:
-            reason = f"it can be shared with --parallel {' or '.join(algorithm.parallel_modes)}"
-        raise UserError(f"several processes cannot share an update of {name} with --parallel {mode}: {reason}")
+            reason = f"it can be shared with {' or '.join(algorithm.parallel_modes)}"
+        raise UserError(
+            f"several processes cannot share an update of {name} with parallel {mode}: {reason}", "parallel"
+        )
     if mode != "ddp" and algorithm.precision.scaler.is_enabled():
-        raise UserError(f"--precision fp16 does not go with --parallel {mode}; use bf16")
+        raise UserError(f"precision fp16 does not go with parallel {mode}; use bf16", "precision", "parallel")
     layers = moe_layers(algorithm)
     for layer_name, layer in layers:
         if isinstance(layer, ConditionalMoE) and (mode == "expert" or not layer.by_content):
             raise UserError(
-                f"several processes cannot share {layer_name} with --parallel {mode}: a conditional mixture of experts "
-                "works with --parallel ddp and fsdp, if it routes by token"
+                f"several processes cannot share {layer_name} with parallel {mode}: a conditional mixture of "
+                "experts works with ddp and fsdp, if it routes by token",
+                "parallel",
             )
         if mode == "expert" and layer.options.num_experts < world.size:
             raise UserError(
                 f"{layer.options.num_experts} experts cannot be divided among {world.size} processes; start at most "
-                f"{layer.options.num_experts}, or use --parallel ddp"
+                f"{layer.options.num_experts}, or set parallel to ddp",
+                "parallel",
             )
     if mode == "expert" and not layers:
-        raise UserError("--parallel expert needs a mixture-of-experts backbone; use --parallel ddp")
+        raise UserError("parallel expert needs a mixture-of-experts backbone; use ddp", "parallel")
 
 
 def _shard_weights(algorithm: ERM, world: World) -> None:

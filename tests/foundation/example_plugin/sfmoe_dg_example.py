@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -11,8 +12,10 @@ from torch import nn
 from sfmoe_dg.algorithms.erm import ERM
 from sfmoe_dg.data.catalog import DatasetFacts
 from sfmoe_dg.data.domains import DomainDataset, InMemoryDomain
+from sfmoe_dg.foundation.checked import value
 from sfmoe_dg.models.backbones import Featurizer
 from sfmoe_dg.runs.hparams import Hparam, uniform
+from sfmoe_dg.sweeps.launch.settings import LaunchSettings
 
 
 class HalfERM(ERM):
@@ -60,12 +63,22 @@ SHADES = DatasetFacts(
 )
 
 
+@dataclass(frozen=True)
+class InTurnSettings(LaunchSettings):
+    """The keys of a study's [launch] table that the launcher in_turn reads."""
+
+    pause: float = value(0, low=0, help="seconds between two runs")
+
+
 class InTurn:
     """Starts one run after another."""
+
+    settings = InTurnSettings
 
     def launch(self, study, settings, listener):
         for state in study.states():
             if state.is_to_do:
+                time.sleep(settings.pause)
                 job, started = study.job(state), time.monotonic()
                 code = subprocess.run(job.command, stdout=subprocess.DEVNULL).returncode
                 listener.ended(job, f"exit code {code}" if code else None, time.monotonic() - started)

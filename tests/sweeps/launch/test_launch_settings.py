@@ -14,7 +14,8 @@ import pytest
 from sfmoe_dg.cli import launch_flags
 from sfmoe_dg.cli.main import main
 from sfmoe_dg.foundation.errors import UserError
-from sfmoe_dg.sweeps.launch.settings import LaunchSettings, make_launch
+from sfmoe_dg.sweeps.launch.launcher import check_launch, make_settings
+from sfmoe_dg.sweeps.launch.slurm.launcher import Slurm
 from sfmoe_dg.sweeps.plan import load_plans, plan, save_plan
 from sfmoe_dg.sweeps.study import make_spec
 
@@ -31,7 +32,7 @@ STUDY = {"name": "small", "datasets": ["StyledDigits"], "algorithms": ["ERM"], "
     ],
 )
 def test_time_limits_are_whole_minutes(time, minutes):
-    assert make_launch({"time": time}, "here").minutes == minutes
+    assert make_settings(Slurm, {"time": time}).minutes == minutes
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_time_limits_are_whole_minutes(time, minutes):
 )
 def test_settings_are_checked(values, message):
     with pytest.raises(UserError, match=message):
-        make_launch(values, "here")
+        check_launch(values, "here")
 
 
 @pytest.mark.parametrize(
@@ -77,13 +78,13 @@ def test_flags_take_precedence_over_the_study():
     args = parser.parse_args(
         shlex.split("--time 90 --cpus 3 --wait --setup a --setup b --sbatch exclude=n7 --sbatch nice=5")
     )
-    settings = launch_flags.override(
-        LaunchSettings(cpus=8, partition="gpu", sbatch={"nice": "1", "mail-type": "END"}), args
-    )
+    study = {"cpus": 8, "partition": "gpu", "sbatch": {"nice": "1", "mail-type": "END"}}
+    values = launch_flags.override(study, args)
+    settings = make_settings(Slurm, values)
     assert (settings.minutes, settings.cpus, settings.partition, settings.wait) == (90, 3, "gpu", True)
     assert settings.setup == ("a", "b")
     assert settings.sbatch == {"nice": "5", "mail-type": "END", "exclude": "n7"}
-    assert launch_flags.override(settings, parser.parse_args([])) == settings
+    assert launch_flags.override(values, parser.parse_args([])) == values
 
 
 def test_commands_are_lines_on_standard_output_and_nothing_else(tmp_path, request):
@@ -114,5 +115,6 @@ def test_another_package_adds_a_launcher(monkeypatch, tmp_path):
 def test_settings_survive_the_saved_plan(tmp_path):
     spec = make_spec(STUDY | {"launch": {"setup": ["a"], "sbatch": {"nice": "1"}, "time": "1:00:00"}}, "test")
     path = save_plan(spec, None, tmp_path)
-    assert make_spec(json.loads(path.read_text())["spec"], "saved").launch == spec.launch
+    saved = make_spec(json.loads(path.read_text())["spec"], "saved").launch
+    assert make_settings(Slurm, saved) == make_settings(Slurm, spec.launch)
     assert load_plans(tmp_path) == plan(spec, None)

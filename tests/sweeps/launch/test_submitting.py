@@ -15,13 +15,14 @@ from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.runs.folder import RunFolder, State
 from sfmoe_dg.runs.lease import Watch, current_lease
 from sfmoe_dg.runs.owner import this_process
-from sfmoe_dg.sweeps.launch.launcher import Job, Study, queued_runs
+from sfmoe_dg.sweeps.launch.launcher import Job, Study, make_settings, queued_runs
 from sfmoe_dg.sweeps.launch.local import Local
-from sfmoe_dg.sweeps.launch.settings import LaunchSettings, make_launch
+from sfmoe_dg.sweeps.launch.settings import LaunchSettings
 from sfmoe_dg.sweeps.launch.slurm import jobs as slurm_jobs
 from sfmoe_dg.sweeps.launch.slurm import launcher as slurm
 from sfmoe_dg.sweeps.launch.slurm import stay as supervision
 from sfmoe_dg.sweeps.launch.slurm import submit as submitting
+from sfmoe_dg.sweeps.launch.slurm.settings import SlurmSettings
 from sfmoe_dg.sweeps.plan import plan
 from sfmoe_dg.sweeps.study import make_spec
 
@@ -96,7 +97,7 @@ def sizes(monkeypatch):
 )
 def test_arrays_are_no_larger_than_the_cluster_allows(study, answers, sizes, per_task, arrays):
     said = Said()
-    taken = submitting.submit(study, LaunchSettings(runs_per_task=per_task), said)
+    taken = submitting.submit(study, SlurmSettings(runs_per_task=per_task), said)
     assert sizes[0] == arrays
     assert taken == {RunFolder(study.output_dir / run.run_id) for run in study.runs}
     assert len(said.sentences) == len(arrays)
@@ -106,7 +107,7 @@ def test_submit_limits_are_respected_and_the_rest_is_said(study, answers, sizes)
     answers["squeue"] = [str(os.getuid())] * 2 + ["99999"] * 5
     answers["sacctmgr"] = ["", "9"]  # an association without a limit, and one that allows 9
     said = Said()
-    assert len(submitting.submit(study, LaunchSettings(), said)) == 7  # 9 less the user's two
+    assert len(submitting.submit(study, SlurmSettings(), said)) == 7  # 9 less the user's two
     assert sizes[0] == [4, 3]
     assert "takes no more than 7 of 12 tasks now; start the same command later" in said.sentences[-1]
     answers["scontrol"][2] = "MaxJobCount = 10"
@@ -115,14 +116,14 @@ def test_submit_limits_are_respected_and_the_rest_is_said(study, answers, sizes)
 
 def test_a_limit_that_nobody_tells_is_found_by_trying(study, answers, sizes):
     sizes[1][0], answers["squeue"] = 1, [str(os.getuid())]
-    assert len(submitting.submit(study, LaunchSettings(), Said())) == 1  # 4 is refused, then 2; then one is taken
+    assert len(submitting.submit(study, SlurmSettings(), Said())) == 1  # 4 is refused, then 2; then one is taken
     assert sizes[0] == [1]
 
 
 def test_what_not_even_an_empty_queue_takes_is_refused_in_slurms_words(study, answers, sizes):
     sizes[1][0] = 0
     with pytest.raises(UserError, match="Slurm refused the jobs: too many"):
-        submitting.submit(study, LaunchSettings(), Said())
+        submitting.submit(study, SlurmSettings(), Said())
 
 
 def test_what_is_queued_is_not_submitted_again(study, answers, sizes):
@@ -203,7 +204,7 @@ class FakeCluster:
         monkeypatch.setattr(supervision, "submit", self.submit)
         monkeypatch.setattr(supervision.time, "sleep", lambda seconds: None)
 
-    def submit(self, study: Study, settings: LaunchSettings, listener: Said) -> set[RunFolder]:
+    def submit(self, study: Study, settings: SlurmSettings, listener: Said) -> set[RunFolder]:
         to_do = [state.folder for state in study.states() if state.is_to_do]
         self.submitted += bool(to_do)
         for folder in to_do:
@@ -224,7 +225,7 @@ def test_a_run_that_takes_its_task_down_three_times_is_given_up(study, monkeypat
     folder = study.output_dir / study.runs[0].run_id
     dies(folder)  # before this supervision: does not count
     cluster = FakeCluster(monkeypatch, dies)
-    supervision.Supervision(only_one, LaunchSettings(), Said()).run()
+    supervision.Supervision(only_one, SlurmSettings(), Said()).run()
     assert cluster.submitted == 3
     assert RunFolder(folder).failure() == (supervision.LOST, 3)
 
@@ -238,7 +239,7 @@ def test_supervision_ends_when_all_is_done(study, monkeypatch):
             (folder / "done").touch()
 
     cluster, said = FakeCluster(monkeypatch, half), Said()
-    supervision.Supervision(study, LaunchSettings(), said).run()
+    supervision.Supervision(study, SlurmSettings(), said).run()
     assert cluster.submitted == 2
     assert said.sentences == ["12 waiting", "12 lost", "12 done"]
 
@@ -246,14 +247,14 @@ def test_supervision_ends_when_all_is_done(study, monkeypatch):
 def test_jobs_that_never_begin_are_not_submitted_for_ever(study, monkeypatch):
     cluster = FakeCluster(monkeypatch, lambda folder: None)
     with pytest.raises(UserError, match="end without training anything; what they said is in"):
-        supervision.Supervision(study, LaunchSettings(), Said()).run()
+        supervision.Supervision(study, SlurmSettings(), Said()).run()
     assert cluster.submitted == 3
 
 
 def test_parameters_of_an_array(study, answers, monkeypatch):
-    settings = make_launch(
+    settings = make_settings(
+        slurm.Slurm,
         {"partition": "gpu", "time": "2:00:00", "cpus": 4, "gpus": 1, "memory": "8G", "sbatch": {"exclude": "n7"}},
-        "here",
     )
     tasks = [[study.job(state)] for state in study.states()[:3]]
     parameters = submitting._Array(study, settings, tasks)._parameters("name")
@@ -278,7 +279,7 @@ def test_limited_parallelism_makes_arrays_follow_each_other(study, answers):
         content = {"name": name, "tasks": [_content(study, 0), _content(study, 1)]}
         slurm_jobs.save_submission(folder / f"slurm-{name}.json", content)
     answers["squeue"] = ["a|17|0", "b|18|0", "b|18|1"]
-    parameters = submitting._Array(study, LaunchSettings(array_parallelism=2), [[], [], []])._parameters("name")
+    parameters = submitting._Array(study, SlurmSettings(array_parallelism=2), [[], [], []])._parameters("name")
     assert parameters["array_parallelism"] == 2
     assert parameters["dependency"] == "afterany:17:18"
 
@@ -300,10 +301,10 @@ def test_a_refusal_is_one_sentence_in_slurms_words(text, message):
 
 def test_a_limit_that_leaves_no_time_to_train_is_refused(study):
     with pytest.raises(UserError, match="save_seconds is 120 and the time limit is 2 minutes"):
-        slurm.Slurm().launch(study, LaunchSettings(time=2), Said())
+        slurm.Slurm().launch(study, SlurmSettings(time=2), Said())
 
 
 def test_a_percent_sign_in_the_path_is_refused(study, tmp_path):
     bad = Study(study.name, tmp_path / "50%", study.runs, study.command)
     with pytest.raises(UserError, match="Slurm gives % a meaning in paths"):
-        slurm.Slurm().launch(bad, LaunchSettings(), Said())
+        slurm.Slurm().launch(bad, SlurmSettings(), Said())

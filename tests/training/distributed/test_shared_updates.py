@@ -124,8 +124,8 @@ def refused(case: Case, size: int = 2, precision: str = "fp32") -> str:
 
 
 def test_what_cannot_be_shared_is_refused_with_a_reason():
-    assert "Fish with --parallel ddp: its update runs the network several times" in refused(Case("Fish"))
-    assert "can be shared with --parallel ddp" in refused(Case("SMA", "fsdp"))
+    assert "Fish with parallel ddp: its update runs the network several times" in refused(Case("Fish"))
+    assert "can be shared with ddp" in refused(Case("SMA", "fsdp"))
     assert "use bf16" in refused(Case("ERM", "expert", SF_MOE), precision="fp16")
     assert "6 experts cannot be divided among 7 processes" in refused(Case("ERM", "expert", SF_MOE), size=7)
     assert "needs a mixture-of-experts backbone" in refused(Case("ERM", "expert", {"backbone": "vit_tiny_32"}))

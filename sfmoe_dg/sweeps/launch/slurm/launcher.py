@@ -11,8 +11,8 @@ from pathlib import Path
 
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.sweeps.launch.launcher import Listener, Study
-from sfmoe_dg.sweeps.launch.settings import LaunchSettings
 from sfmoe_dg.sweeps.launch.slurm import jobs as jobs_file
+from sfmoe_dg.sweeps.launch.slurm.settings import SlurmSettings
 from sfmoe_dg.sweeps.launch.slurm.stay import Supervision
 from sfmoe_dg.sweeps.launch.slurm.submit import submit
 
@@ -20,7 +20,9 @@ from sfmoe_dg.sweeps.launch.slurm.submit import submit
 class Slurm:
     """``sbatch`` must work on this machine, and the output folder must lie on the cluster's shared file system."""
 
-    def launch(self, study: Study, settings: LaunchSettings, listener: Listener) -> bool:
+    settings = SlurmSettings
+
+    def launch(self, study: Study, settings: SlurmSettings, listener: Listener) -> bool:
         """Submit what is neither done nor owned nor queued; with ``settings.wait``, stay until all has ended."""
         _check(study, settings)
         if settings.wait:
@@ -40,7 +42,7 @@ class Slurm:
         return tasks
 
 
-def _check(study: Study, settings: LaunchSettings) -> None:
+def _check(study: Study, settings: SlurmSettings) -> None:
     """
     Raises:
         UserError: for what would only show on the compute nodes.
@@ -50,7 +52,7 @@ def _check(study: Study, settings: LaunchSettings) -> None:
     except ModuleNotFoundError:
         raise UserError("the launcher slurm needs submitit: pip install 'sfmoe-dg[slurm]'") from None
     if "%" in str(study.output_dir.absolute()):
-        raise UserError(f"Slurm gives % a meaning in paths; choose another --output_dir than {study.output_dir}")
+        raise UserError(f"Slurm gives % a meaning in paths; choose another folder than {study.output_dir}")
     if settings.save_seconds >= 60 * settings.minutes:
         raise UserError(
             f"save_seconds is {settings.save_seconds} and the time limit is {settings.minutes} minutes: "

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.runs.folder import RunFolder, State
 from sfmoe_dg.sweeps.launch.launcher import Listener, Study
-from sfmoe_dg.sweeps.launch.settings import LaunchSettings
 from sfmoe_dg.sweeps.launch.slurm.jobs import FOLDER
+from sfmoe_dg.sweeps.launch.slurm.settings import SlurmSettings
 from sfmoe_dg.sweeps.launch.slurm.submit import submit
 from sfmoe_dg.sweeps.status import RunStatus
 
@@ -24,7 +24,7 @@ class Supervision:
     """Two things end it before all is done: a run that fails three times is given up, and so is a cluster on which
     jobs end without beginning."""
 
-    def __init__(self, study: Study, settings: LaunchSettings, listener: Listener) -> None:
+    def __init__(self, study: Study, settings: SlurmSettings, listener: Listener) -> None:
         self._study, self._settings, self._listener = study, settings, listener
         self._deaths = {self._death(state.folder) for state in study.states()}
         """Dead owners that are accounted for: those of before this supervision, to begin with."""

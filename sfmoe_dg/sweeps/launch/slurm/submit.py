@@ -16,8 +16,8 @@ from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.runs.folder import RunFolder
 from sfmoe_dg.runs.lease import Lease, Owned, acquire
 from sfmoe_dg.sweeps.launch.launcher import Job, Listener, Study
-from sfmoe_dg.sweeps.launch.settings import LaunchSettings
 from sfmoe_dg.sweeps.launch.slurm import jobs as jobs_file
+from sfmoe_dg.sweeps.launch.slurm.settings import SlurmSettings
 from sfmoe_dg.sweeps.launch.task import Task
 
 NO_CAP = 1_000_000
@@ -27,7 +27,7 @@ PLAN_SECONDS = 3600.0
 """How long to wait for another sweep that plans and submits in the same folder."""
 
 
-def submit(study: Study, settings: LaunchSettings, listener: Listener) -> set[RunFolder]:
+def submit(study: Study, settings: SlurmSettings, listener: Listener) -> set[RunFolder]:
     """Submit every run that is to do; returns the folders of those that the cluster took.
 
     Two sweeps that do this at once take turns.
@@ -59,7 +59,7 @@ def _turn(folder: Path, listener: Listener) -> Lease:
             time.sleep(1)
 
 
-def _submit_tasks(study: Study, tasks: list[list[Job]], settings: LaunchSettings, listener: Listener) -> int:
+def _submit_tasks(study: Study, tasks: list[list[Job]], settings: SlurmSettings, listener: Listener) -> int:
     """Arrays no larger than the cluster's MaxArraySize, as many tasks as it takes; returns how many it took."""
     cluster = jobs_file.settings_of_cluster()
     # Task numbers must be less than MaxArraySize, and they begin at 0.
@@ -92,7 +92,7 @@ class _Array:
     """One array of tasks, to be submitted."""
 
     study: Study
-    settings: LaunchSettings
+    settings: SlurmSettings
     tasks: Sequence[Sequence[Job]]
 
     def submit(self) -> str:
