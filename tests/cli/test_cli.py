@@ -16,7 +16,7 @@ from sfmoe_dg.sweeps.launch.pool import last_line
 
 OBJECTIVE = '''
 import torch
-from sfmoe_dg.algorithms import ALGORITHMS
+from sfmoe_dg.algorithms.registry import ALGORITHMS
 from sfmoe_dg.algorithms.erm import ERM
 from sfmoe_dg.runs.hparams import Hparam, log10_uniform
 
