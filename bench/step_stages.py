@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from targets import note
 
-from sfmoe_dg.algorithms.base import Precision
 from sfmoe_dg.algorithms.erm import ERM
 from sfmoe_dg.algorithms.registry import default_hparams
+from sfmoe_dg.algorithms.shared.precision import Precision
 from sfmoe_dg.analysis.efficiency.compute import peak_memory, prediction_macs, random_minibatches, synchronize
 from sfmoe_dg.runs.spec import Options
 from sfmoe_dg.training.fast_options import speed_up

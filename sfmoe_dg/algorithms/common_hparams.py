@@ -1,44 +1,24 @@
-"""The hyper-parameters that every algorithm has: DomainBed's, bit for bit, then this suite's own."""
+"""The hyper-parameters of every algorithm: DomainBed's, with the same draws to the last bit, then this suite's own."""
 
 from __future__ import annotations
 
-from sfmoe_dg.runs.hparams import SMALL_IMAGES, Hparam, choice, int_log2_uniform, log10_uniform
+from sfmoe_dg.runs.hparams import Hparam, choice, int_log2_uniform, log10_uniform
 
 MODEL_DEFAULT = "default"
-"""The value that leaves a choice to the backbone itself."""
+"""The value that leaves a choice to the backbone."""
 
-POSITIVE = (
-    "batch_size",
-    "lr",
-    "layer_decay",
-    "mlp_width",
-    "mlp_depth",
-    "temperature",
-    "eqrm_lr",
-    "rdm_lr",
-    "urm_discriminator_lr",
-)
-NOT_NEGATIVE = ("warmup_steps", "grad_clip", "weight_decay", "weight_decay_d", "weight_decay_g", "d_steps_per_g_step")
-RANGES = {
-    "resnet_dropout": (0, 1),
-    "vit_dropout": (0, 1),
-    "mlp_dropout": (0, 1),
-    "drop_path": (0, 1),
-    "rsc_f_drop_factor": (0, 1),
-    "rsc_b_drop_factor": (0, 1),
-    "beta1": (0, 0.999),
-    "mixstyle_p": (0, 1),
-    "mtl_ema": (0, 1),
-    "urm_discriminator_label_smoothing": (0, 1),
-}
-"""What the values of hyper-parameters must be, by name, in every algorithm that has one of the name."""
+SMALL_IMAGES = ("Debug28", "RotatedMNIST", "ColoredMNIST")
+"""The data sets for which DomainBed uses other learning rates and batch sizes."""
 
 LEARNS_FROM_SCRATCH = (*SMALL_IMAGES, "StyledDigits")
-"""Small pictures, no pre-trained weights: the larger learning rate."""
+"""The data sets of small images, for which no pre-trained weights exist: they take the larger learning rate."""
 
 
 def common_hparams(dataset: str) -> dict[str, Hparam]:
-    """Source: DomainBed, ``hparams_registry``, for upstream's names; the rest is this suite's own."""
+    """The hyper-parameters that every algorithm has on this data set.
+
+    Source: DomainBed, ``hparams_registry``, for the names that it has.
+    """
     return _upstream(dataset) | _optimisation() | _backbone(dataset)
 
 
@@ -53,53 +33,60 @@ def _upstream(dataset: str) -> dict[str, Hparam]:
         "vit_attn_tune": Hparam(False),
         "freeze_bn": Hparam(False),
         "lars": Hparam(False),
-        "linear_steps": Hparam(500),
-        "resnet_dropout": Hparam(0.0, dropout),
-        "vit_dropout": Hparam(0.0, dropout),
+        # ERMPlusPlus trains the classifier alone for linear_steps + 1 updates: with -1 it never does.
+        "linear_steps": Hparam(500, low=-1),
+        "resnet_dropout": Hparam(0.0, dropout, low=0, high=1),
+        "vit_dropout": Hparam(0.0, dropout, low=0, high=1),
         "class_balanced": Hparam(False),
         "nonlinear_classifier": Hparam(False),
         "lr": _learning_rate(dataset),
-        "weight_decay": Hparam(0.0) if dataset in SMALL_IMAGES else Hparam(0.0, log10_uniform(-6, -2)),
+        "weight_decay": weight_decay(dataset),
         "batch_size": _batch_size(dataset),
     }
 
 
 def _learning_rate(dataset: str) -> Hparam:
     if dataset in LEARNS_FROM_SCRATCH:
-        return Hparam(1e-3, log10_uniform(-4.5, -2.5))
-    return Hparam(5e-5, log10_uniform(-5, -3.5))
+        return Hparam(1e-3, log10_uniform(-4.5, -2.5), above=0)
+    return Hparam(5e-5, log10_uniform(-5, -3.5), above=0)
+
+
+def weight_decay(dataset: str) -> Hparam:
+    """A weight decay that random search leaves at 0 on DomainBed's small images."""
+    return Hparam(0.0, None if dataset in SMALL_IMAGES else log10_uniform(-6, -2), low=0)
 
 
 def _batch_size(dataset: str) -> Hparam:
     """Images per training domain and step."""
     if dataset in SMALL_IMAGES:
-        return Hparam(64, int_log2_uniform(3, 9))
+        return Hparam(64, int_log2_uniform(3, 9), low=1)
     if dataset == "DomainNet":
-        return Hparam(32, int_log2_uniform(3, 5))
-    return Hparam(32, int_log2_uniform(3, 5.5))
+        return Hparam(32, int_log2_uniform(3, 5), low=1)
+    return Hparam(32, int_log2_uniform(3, 5.5), low=1)
 
 
 def _optimisation() -> dict[str, Hparam]:
-    """Upstream has none of these; the defaults leave its constant learning rate as it is."""
+    """Upstream has none of these; with the defaults the learning rate is constant, as upstream's."""
     return {
         "lr_schedule": Hparam("constant", choices=("constant", "cosine")),
-        "warmup_steps": Hparam(0),
-        "grad_clip": Hparam(0.0),
-        "layer_decay": Hparam(1.0),
+        "warmup_steps": Hparam(0, low=0),
+        "grad_clip": Hparam(0.0, low=0),
+        "layer_decay": Hparam(1.0, above=0),
     }
 
 
 def _backbone(dataset: str) -> dict[str, Hparam]:
-    """Which network, from which weights, and how it routes; random search leaves all of these alone."""
+    """Which network, from which weights, and how it routes; random search changes none of these."""
+    default = (MODEL_DEFAULT,)
     return {
         "backbone": Hparam("auto"),
         "pretrained": Hparam(dataset not in LEARNS_FROM_SCRATCH, types=(bool, str)),
-        "drop_path": Hparam(MODEL_DEFAULT, types=(float, str)),
-        "num_experts": Hparam(MODEL_DEFAULT, types=(int, str)),
-        "top_k": Hparam(MODEL_DEFAULT, types=(int, str)),
+        "drop_path": Hparam(MODEL_DEFAULT, types=(float,), choices=default, low=0, high=1),
+        "num_experts": Hparam(MODEL_DEFAULT, types=(int,), choices=default, low=1),
+        "top_k": Hparam(MODEL_DEFAULT, types=(int,), choices=default, low=1),
         "moe_layers": Hparam(MODEL_DEFAULT, types=(str, list)),
-        "router": Hparam(MODEL_DEFAULT, choices=(MODEL_DEFAULT, "linear", "cosine")),
-        "capacity_ratio": Hparam(MODEL_DEFAULT, types=(float, str, type(None))),
-        "allocation": Hparam(MODEL_DEFAULT, choices=(MODEL_DEFAULT, "vanilla", "batch_priority", "token_order")),
-        "routing_loss_weight": Hparam(MODEL_DEFAULT, types=(float, str)),
+        "router": Hparam(MODEL_DEFAULT, choices=(*default, "linear", "cosine")),
+        "capacity_ratio": Hparam(MODEL_DEFAULT, types=(float,), choices=(*default, "dropless", None), above=0),
+        "allocation": Hparam(MODEL_DEFAULT, choices=(*default, "vanilla", "batch_priority", "token_order")),
+        "routing_loss_weight": Hparam(MODEL_DEFAULT, types=(float,), choices=default, low=0),
     }

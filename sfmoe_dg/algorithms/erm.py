@@ -1,4 +1,4 @@
-"""Empirical risk minimisation, and the shape of every objective that adds a penalty to it."""
+"""Empirical risk minimisation, the base class of objectives that add a penalty to it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sfmoe_dg.models.backbones import build_backbone
 
 
 class ERM(Algorithm):
-    """Minimise the mean cross-entropy over all training domains.
+    """Minimise the mean cross-entropy over the images of all training domains.
 
-    Subclasses override :meth:`objective`, and set ``one_pass = False`` where upstream runs the network once per
-    domain: that matters for batch normalisation, whose statistics are then those of one domain.
+    Subclasses override :meth:`objective`. They set ``one_pass = False`` where DomainBed runs the network once per
+    domain, so that batch normalisation uses the statistics of one domain.
     """
 
     paper = "Vapnik, Statistical Learning Theory, 1998"
@@ -34,7 +34,7 @@ class ERM(Algorithm):
         self.optimizer = self.adam(self.network.parameters())
 
     def objective(self, forward: Forward) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss to minimise and what to log beside it."""
+        """The loss to minimise, and further scalars to log."""
         return F.cross_entropy(forward.all_logits, forward.all_labels), {}
 
     def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
@@ -43,7 +43,7 @@ class ERM(Algorithm):
         return self.step(self.optimizer, loss, forward.routing_losses, **logged)
 
     def forward_domains(self, minibatches: Minibatches) -> Forward:
-        """Features and logits of every domain; those of all processes where several share the minibatches."""
+        """Features and logits of every domain, gathered from all processes if several share the minibatches."""
         images = [x for x, _ in minibatches]
         features, logits, losses = (self.run_passes if self.parallel is None else self.parallel.run)(images)
         sizes = [len(x) for x in images]
@@ -53,10 +53,10 @@ class ERM(Algorithm):
             labels=[y for _, y in minibatches],
             routing_losses=losses,
         )
-        return forward if self.parallel is None else self.parallel.everyones(forward)
+        return forward if self.parallel is None else self.parallel.gather_all(forward)
 
     def run_passes(self, images: list[Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Features and logits of all images and the routing losses, from one pass over all or one per domain."""
+        """Features, logits and routing losses of all images, from one pass over all domains or one pass per domain."""
         domains = [torch.full((len(x),), i, device=x.device) for i, x in enumerate(images)]
         batches = [(torch.cat(images), torch.cat(domains))] if self.one_pass else zip(images, domains, strict=True)
         passes = [self.featurizer.forward_with_losses(x, d) for x, d in batches]
@@ -68,12 +68,12 @@ class ERM(Algorithm):
 
 
 def mean_losses(passes: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Routing losses of several passes, averaged, so that their weight does not grow with their number."""
+    """Routing losses averaged over passes, so that their weight does not depend on the number of passes."""
     return {name: torch.stack([losses[name] for losses in passes]).mean() for name in passes[0]}
 
 
 def make_classifier(in_features: int, num_classes: int, nonlinear: bool) -> nn.Module:
-    """A linear head, or upstream's three-layer one that halves the width twice."""
+    """A linear classifier, or DomainBed's classifier of three layers, which halves the width twice."""
     if not nonlinear:
         return nn.Linear(in_features, num_classes)
     half, quarter = in_features // 2, in_features // 4

@@ -1,8 +1,8 @@
-"""The registry of objectives. One addition is one file here and one line below.
+"""The registry of algorithms. A new objective is one file in ``objectives/`` and one line below.
 
-Values are import paths, so that listing names costs no torch. Third parties call
-``ALGORITHMS.register("Name", Class)`` in a module given by ``--plugin``, or offer the class as an entry point of the
-group ``sfmoe_dg.algorithms``.
+Values are import paths, so that listing the names does not import torch. Other packages call
+``ALGORITHMS.register("Name", Class)`` in a plug-in module, or offer the class as an entry point of the group
+``sfmoe_dg.algorithms``.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from sfmoe_dg.algorithms.base import Algorithm
 
 
-def _complaint(name: str, found: object) -> str:
+def _complaint(name: str, registered: object) -> str:
     from sfmoe_dg.algorithms.base import Algorithm
 
-    is_one = isinstance(found, type) and issubclass(found, Algorithm)
-    return "" if is_one else "something else than a class derived from sfmoe_dg.algorithms.base.Algorithm"
+    is_algorithm = isinstance(registered, type) and issubclass(registered, Algorithm)
+    return "" if is_algorithm else "something else than a class derived from sfmoe_dg.algorithms.base.Algorithm"
 
 
 ALGORITHMS: Registry[type[Algorithm]] = Registry("algorithm", "sfmoe_dg.algorithms", _complaint)
@@ -73,15 +73,25 @@ ALGORITHMS.register("VMoE", "sfmoe_dg.algorithms.presets.v_moe:VMoE")
 
 
 def hparam_table(algorithm: str, dataset: str) -> HparamTable:
-    """Names, defaults and search ranges of one algorithm on one data set."""
+    """The hyper-parameters of an algorithm on a data set, by name."""
     return ALGORITHMS.load(algorithm).hparam_table(dataset)
 
 
 def default_hparams(algorithm: str, dataset: str) -> dict[str, Any]:
-    """DomainBed's ``hparams_registry.default_hparams``, and the names that this suite adds."""
+    """The default hyper-parameters: those of DomainBed's ``default_hparams``, and the names that this suite adds.
+
+    Example:
+        >>> default_hparams("VREx", "PACS")["vrex_lambda"]
+        10.0
+    """
     return default_values(hparam_table(algorithm, dataset))
 
 
 def random_hparams(algorithm: str, dataset: str, seed: int) -> dict[str, Any]:
-    """DomainBed's ``hparams_registry.random_hparams``: the same draws for the names that both have."""
+    """One random draw: the same values as DomainBed's ``random_hparams`` for the names that both have.
+
+    Example:
+        >>> random_hparams("ERM", "PACS", seed=12345)["batch_size"]
+        38
+    """
     return random_values(hparam_table(algorithm, dataset), seed)

@@ -1,15 +1,14 @@
-"""Hyper-parameters: a default and a search range beside the class that uses them, drawn by name.
+"""Hyper-parameters: what each may be, how random search draws it, and how a run's values are resolved.
 
-Each one draws from its own ``RandomState(seed_hash(seed, name))``, so adding one never moves another
-(DomainBed, ``hparams_registry``). The tables live with the algorithms; this file knows only how to draw,
-merge and check.
+Every hyper-parameter is drawn from its own ``RandomState(seed_hash(seed, name))``, so that adding one changes no other
+draw (DomainBed, ``hparams_registry``). The tables stand beside the algorithms that use them.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,25 +22,40 @@ from sfmoe_dg.foundation.seeds import seed_hash
 Draw = Callable[[np.random.RandomState], Any]
 
 _SHOWN = 200
-"""Characters of a broken override that are repeated to the user."""
-
-SMALL_IMAGES = ("Debug28", "RotatedMNIST", "ColoredMNIST")
-"""The data sets for which DomainBed uses other learning rates and batch sizes."""
+"""How many characters of invalid JSON the error message repeats."""
 
 
 @dataclass(frozen=True)
 class Hparam:
-    """A default value and how random search draws one (``None``: random search keeps the default).
+    """One hyper-parameter: its default, its search distribution and the values that it may have.
 
-    ``types`` are the JSON types an override may have; left empty, the type of the default decides.
-    ``choices`` restricts overrides to a closed set. ``from_seed`` replaces ``draw`` where the drawing is done by other
-    code, which is given the seed of the whole draw.
+    A range says which values can work at all, not which are sensible.
+
+    Args:
+        default: the value without random search.
+        draw: draws a value from a random state; None means that random search keeps the default.
+        types: the JSON types that are allowed. By default the type of ``default``, or none if there are ``choices``.
+        choices: single values that are allowed, beside those of ``types``.
+        low, high: the smallest and the largest number allowed.
+        above, below: bounds of the range that are not allowed themselves.
+        from_seed: replaces ``draw`` where other code draws; it gets the seed of the whole table's draw.
+
+    Example:
+        >>> lr = Hparam(5e-5, log10_uniform(-5, -3.5), above=0)
+        >>> lr.accepts(0.1), lr.accepts(0), lr.accepts("fast")
+        (True, False, False)
+        >>> Hparam("default", types=(int,), choices=("default",), low=1).allowed
+        "a whole number of at least 1, or 'default'"
     """
 
     default: Any
     draw: Draw | None = None
     types: tuple[type, ...] = ()
     choices: tuple[Any, ...] = ()
+    low: float = -math.inf
+    high: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
     from_seed: Callable[[int], Any] | None = None
 
     def sample(self, state: np.random.RandomState) -> Any:
@@ -53,9 +67,65 @@ class Hparam:
             return plain(self.from_seed(seed))
         return self.sample(np.random.RandomState(seed_hash(seed, name)))
 
+    def accepts(self, value: Any) -> bool:
+        """Whether the hyper-parameter may have this value."""
+        value = plain(value)
+        if any(type(value) is type(choice) and value == choice for choice in self.choices):
+            return True
+        if isinstance(value, bool):  # which Python counts among the whole numbers
+            return bool in self._types
+        types = (*self._types, int) if float in self._types else self._types
+        return isinstance(value, types) and (not isinstance(value, (int, float)) or self._is_in_range(value))
+
+    @property
+    def allowed(self) -> str:
+        """The allowed values in words."""
+        # A whole number may stand for any number.
+        kinds = [kind for kind in self._types if not (kind is int and float in self._types)]
+        words = " or ".join(sorted(_TYPE_NAMES.get(kind, kind.__name__) for kind in kinds))
+        if int in kinds or float in kinds:
+            words += self._range()
+        if not self.choices:
+            return words
+        listed = ", ".join("null" if choice is None else repr(choice) for choice in self.choices)
+        listed = listed if len(self.choices) == 1 else f"one of {listed}"
+        return f"{words}, or {listed}" if words else listed
+
+    @property
+    def _types(self) -> tuple[type, ...]:
+        return self.types or (() if self.choices else (type(self.default),))
+
+    def _is_in_range(self, value: float) -> bool:
+        return _is_finite(value) and self.low <= value <= self.high and self.above < value < self.below
+
+    def _range(self) -> str:
+        if math.isfinite(self.low) and math.isfinite(self.high):
+            return f" between {self.low} and {self.high}"
+        bounds = {"of at least": self.low, "above": self.above, "of at most": self.high, "below": self.below}
+        parts = [f"{words} {bound}" for words, bound in bounds.items() if math.isfinite(bound)]
+        return f" {' and '.join(parts)}" if parts else ""
+
+
+def _is_finite(value: float) -> bool:
+    """Whether a number fits into a float and is neither infinite nor NaN."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False
+
+
+_TYPE_NAMES: dict[type, str] = {
+    float: "a finite number",
+    int: "a whole number",
+    bool: "true or false",
+    str: "a string",
+    type(None): "null",
+    list: "a list",
+}
+
 
 def plain(value: Any) -> Any:
-    """The Python number behind one of NumPy's, which JSON does not take."""
+    """A NumPy scalar as a Python value, since JSON cannot hold NumPy's; other values as they are."""
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -97,10 +167,14 @@ def random_values(table: HparamTable, seed: int) -> dict[str, Any]:
 
 
 def parse_overrides(text: str | None, where: str = "--hparams") -> dict[str, Any]:
-    """The JSON object given on the command line.
+    """Hyper-parameters written as a JSON object; none for None.
 
     Raises:
-        UserError: if it is not a JSON object, or names something twice.
+        UserError: if the text is not a JSON object, or gives a name twice.
+
+    Example:
+        >>> parse_overrides('{"lr": 1e-4, "batch_size": 32}')
+        {'lr': 0.0001, 'batch_size': 32}
     """
     if text is None:
         return {}
@@ -124,11 +198,11 @@ def _reason(error: Exception) -> str:
         return f"{error.msg} at character {error.pos}"
     if isinstance(error, RecursionError):
         return "it is nested too deep"
-    return "a number has too many digits"  # what Python reads ends at 4300
+    return "a number has too many digits"  # Python reads at most 4300
 
 
 def _without_repeats(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of the JSON; Python would take the last of several values and say nothing."""
+    """An object of the JSON text. Without this check Python would silently keep the last of several values."""
     names = [name for name, _ in pairs]
     for name in names:
         if names.count(name) > 1:
@@ -137,48 +211,19 @@ def _without_repeats(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]
 
 
 def check_overrides(table: HparamTable, overrides: Mapping[str, Any], where: str) -> None:
-    """Refuse unknown names, wrong types, values outside a closed set, and numbers that are not finite."""
+    """Refuse unknown names, and values that a hyper-parameter may not have.
+
+    Args:
+        where: where the values were given, for the message.
+
+    Raises:
+        UserError: naming the hyper-parameter, its value and the allowed ones; for an unknown name the nearest known.
+    """
     for name, value in overrides.items():
         if name not in table:
             raise unknown("hyper-parameter", name, table, f" in {where}")
-        hparam = table[name]
-        _check_type(name, hparam, value, where)
-        if hparam.choices and value not in hparam.choices:
-            allowed = ", ".join(repr(c) for c in hparam.choices)
-            raise UserError(f"hyper-parameter {name!r} in {where} is {value!r}; allowed: {allowed}")
-
-
-def _check_type(name: str, hparam: Hparam, value: Any, where: str) -> None:
-    allowed = hparam.types or (type(hparam.default),)
-    if float in allowed:
-        allowed = (*allowed, int)
-    if isinstance(value, bool) and bool not in allowed:
-        ok = False
-    else:
-        ok = isinstance(value, allowed) or (value is None and type(None) in allowed)
-    if not ok:
-        named = [t for t in allowed if not (t is int and float in allowed)]
-        names = " or ".join(sorted({_TYPE_NAMES.get(t, t.__name__) for t in named}))
-        raise UserError(f"hyper-parameter {name!r} in {where} is {value!r}; it must be {names}")
-    if isinstance(value, (int, float)) and not _is_finite(value):
-        raise UserError(f"hyper-parameter {name!r} in {where} is {value!r}; it must be a finite number")
-
-
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number that no float can hold
-        return False
-
-
-_TYPE_NAMES: dict[type, str] = {
-    float: "a number",
-    int: "a whole number",
-    bool: "true or false",
-    str: "a string",
-    type(None): "null",
-    list: "a list",
-}
+        if not table[name].accepts(value):
+            raise UserError(f"hyper-parameter {name!r} in {where} is {value!r}; it must be {table[name].allowed}")
 
 
 def resolve(
@@ -190,11 +235,17 @@ def resolve(
     per_trial: bool = True,
     where: str = "--hparams",
 ) -> dict[str, Any]:
-    """The hyper-parameters of one run, as DomainBed's train script resolves them.
+    """The hyper-parameters of one run, resolved as DomainBed's training script does.
 
-    ``hparams_seed`` 0 means the defaults. Otherwise the draw is seeded by ``seed_hash(hparams_seed, trial_seed)``:
-    upstream gives every trial another configuration under the same ``hparams_seed``; ``per_trial=False`` gives
-    all trials that of trial 0, so that error bars show seeds alone.
+    Args:
+        hparams_seed: 0 for the defaults; otherwise the draw is seeded by ``seed_hash(hparams_seed, trial_seed)``.
+        overrides: values that replace the default or drawn ones.
+        per_trial: draw new values for every trial, as DomainBed does; if False, every trial has the values of trial 0,
+            so that error bars show the effect of the seeds alone.
+        where: where the overrides were given, for the message.
+
+    Raises:
+        UserError: if an override is unknown or not allowed.
     """
     check_overrides(table, overrides, where)
     if hparams_seed == 0:
@@ -202,17 +253,3 @@ def resolve(
     else:
         values = random_values(table, seed_hash(hparams_seed, trial_seed if per_trial else 0))
     return values | dict(overrides)
-
-
-def require_positive(values: Mapping[str, Any], names: Sequence[str], where: str) -> None:
-    """Refuse hyper-parameters that must be above zero and are not."""
-    for name in names:
-        if not values[name] > 0:
-            raise UserError(f"hyper-parameter {name!r} in {where} is {values[name]!r}; it must be above 0")
-
-
-def require_within(values: Mapping[str, Any], name: str, low: float, high: float, where: str) -> None:
-    """Refuse a hyper-parameter that is no number between these two, both included."""
-    value = values[name]
-    if isinstance(value, str) or not low <= value <= high:
-        raise UserError(f"hyper-parameter {name!r} in {where} is {value!r}; it must lie between {low} and {high}")

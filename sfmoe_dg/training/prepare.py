@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from sfmoe_dg.algorithms.base import Algorithm, Precision
+from sfmoe_dg.algorithms.base import Algorithm
 from sfmoe_dg.algorithms.registry import ALGORITHMS
+from sfmoe_dg.algorithms.shared.precision import Precision
 from sfmoe_dg.data.batches.device_augment import TensorTransform
 from sfmoe_dg.data.batches.kept_pixels import KEEP_BYTES
 from sfmoe_dg.data.batches.loaders import EvalLoader, Reading, TrainLoader

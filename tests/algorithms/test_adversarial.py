@@ -19,12 +19,13 @@ from torch import nn
 from sfmoe_dg.algorithms.objectives.adrmx import contrastive_loss
 from sfmoe_dg.algorithms.objectives.arm import ARM
 from sfmoe_dg.algorithms.objectives.cad import BASE_TEMPERATURE
-from sfmoe_dg.algorithms.objectives.dann import class_balanced_weights, takes_discriminator_turn
+from sfmoe_dg.algorithms.objectives.dann import class_balanced_weights
 from sfmoe_dg.algorithms.objectives.erm_plus_plus import LARS
 from sfmoe_dg.algorithms.objectives.rsc import percentile
 from sfmoe_dg.algorithms.objectives.sagnet import randomize_content, randomize_style
 from sfmoe_dg.algorithms.objectives.transfer import project_into_ball
 from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
+from sfmoe_dg.algorithms.shared.adversaries import takes_discriminator_turn
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.runs.spec import RunSpec
 from sfmoe_dg.training.prepare import Execution, prepare
@@ -167,7 +168,7 @@ def test_evaluation_shuffles_for_what_predicts_in_context():
 
 
 def test_arm_refuses_vectors():
-    with pytest.raises(UserError, match="wants pictures"):
+    with pytest.raises(UserError, match="needs pictures"):
         make("ARM")
 
 

@@ -6,7 +6,7 @@ Without such a GPU: the same operations are watched on the CPU. The one exceptio
 
 import pytest
 import torch
-from test_waiting import EARLY
+from test_waiting import EARLY, small_backbone
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -18,11 +18,6 @@ from sfmoe_dg.algorithms.shared import gradient_masks
 from sfmoe_dg.training.evaluate import is_correct
 
 CLASSES, DOMAINS, BATCH = 5, 3, 4
-BACKBONES = {"MixStyle": "resnet18"} | {
-    name: default_hparams(name, "StyledDigits")["backbone"]
-    for name in ("SFMoE", "HybridSFMoE", "VMoE", "GMoE", "WideNet", "CondMoE")
-}
-"""What runs each; all others run on a small dense ViT."""
 
 
 class Wide(TorchDispatchMode):
@@ -66,7 +61,7 @@ def test_scalars_stay_narrow_on_an_apple_gpu_only():
 @pytest.mark.parametrize("name", list(ALGORITHMS))
 def test_no_objective_and_no_architecture_needs_float64(name):
     table = default_hparams(name, "StyledDigits")
-    hparams = table | {"backbone": BACKBONES.get(name, "vit_tiny_32"), "pretrained": False, "batch_size": BATCH}
+    hparams = table | {"backbone": small_backbone(name), "pretrained": False, "batch_size": BATCH}
     hparams |= {key: 1 for key in EARLY if key in table}
     torch.manual_seed(0)
     batch = [(torch.randn(BATCH, 3, 32, 32), torch.randint(CLASSES, (BATCH,))) for _ in range(DOMAINS)]

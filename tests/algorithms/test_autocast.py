@@ -8,13 +8,13 @@ import pytest
 import torch
 from test_objectives import make, minibatches
 
-from sfmoe_dg.algorithms.base import Precision
 from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
+from sfmoe_dg.algorithms.shared.precision import Precision
 
 
 def onsets(name):
     """The hyper-parameters that say after how many updates a penalty sets in."""
-    return [key for key in default_hparams(name, "StyledDigits") if key.endswith("_iters") or key == "iters"]
+    return [key for key in default_hparams(name, "StyledDigits") if key.endswith("iters")]
 
 
 @pytest.mark.parametrize("backbone", ["mnist_cnn", "sf_moe_tiny_32"])

@@ -3,14 +3,20 @@
 import pytest
 import torch
 
-from sfmoe_dg.algorithms.base import Forward, Precision
+from sfmoe_dg.algorithms.base import Forward
 from sfmoe_dg.algorithms.erm import mean_losses
 from sfmoe_dg.algorithms.objectives.coral import CORAL, moment_distance
 from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
+from sfmoe_dg.algorithms.shared.precision import Precision
 from sfmoe_dg.foundation.errors import UserError
 
 BACKBONES = ["mnist_cnn", "resnet18", "vit_tiny_32", "sf_moe_tiny_32", "g_moe_tiny_32", "wide_net_tiny_32"]
-REFUSALS = {("MixStyle", backbone): "convolutional feature maps" for backbone in BACKBONES[2:]}
+REFUSALS = {
+    (name, backbone): "convolutional feature maps"
+    for name in ALGORITHMS
+    if "refuses transformers" in ALGORITHMS.load(name).needs
+    for backbone in BACKBONES[2:]
+}
 """Algorithm and backbone that do not go together, and what the refusal says."""
 
 

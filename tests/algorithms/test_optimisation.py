@@ -7,9 +7,10 @@ from itertools import pairwise
 import pytest
 import torch
 
-from sfmoe_dg.algorithms.optimisation import clip_gradients, lr_factor, set_fused, set_lr_factor
-from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
+from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams, hparam_table
+from sfmoe_dg.algorithms.shared.optimisation import clip_gradients, lr_factor, set_fused, set_lr_factor
 from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.runs.hparams import check_overrides
 from sfmoe_dg.training.checkpoint import capture, restore
 
 
@@ -108,9 +109,8 @@ def test_layer_decay_works_where_the_optimiser_is_the_common_one(name):
 
 @pytest.mark.parametrize(("name", "value"), [("warmup_steps", -1), ("grad_clip", -0.5), ("layer_decay", 0.0)])
 def test_values_that_cannot_be(name, value):
-    hparams = default_hparams("ERM", "StyledDigits") | {name: value}
     with pytest.raises(UserError, match=name):
-        ALGORITHMS.load("ERM").check_hparams(hparams, "--hparams")
+        check_overrides(hparam_table("ERM", "StyledDigits"), {name: value}, "--hparams")
 
 
 def trained(optimizer, weight, steps):

@@ -9,17 +9,20 @@ import trajectories
 from test_objectives import make
 from torch import nn
 
-from sfmoe_dg.algorithms.base import Forward, Precision
+from sfmoe_dg.algorithms.base import Forward
 from sfmoe_dg.algorithms.objectives.eqrm import quantile
 from sfmoe_dg.algorithms.objectives.ib_erm import bottleneck
 from sfmoe_dg.algorithms.objectives.irm import invariance_penalty
-from sfmoe_dg.algorithms.objectives.mixup import neighbours_in_a_random_ring, same_length
+from sfmoe_dg.algorithms.objectives.mixup import neighbours_in_a_random_ring
 from sfmoe_dg.algorithms.objectives.self_reg import two_shuffles_within
 from sfmoe_dg.algorithms.objectives.trm import inverse_hessian_times
-from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
+from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams, hparam_table
+from sfmoe_dg.algorithms.shared.domains import same_length
 from sfmoe_dg.algorithms.shared.gradients import gradients
 from sfmoe_dg.algorithms.shared.kernels import gaussian_mmd
+from sfmoe_dg.algorithms.shared.precision import Precision
 from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.runs.hparams import check_overrides
 
 
 def test_invariance_penalty():
@@ -192,6 +195,7 @@ def test_minibatches_of_one_image_are_refused(name):
         ("CAD", {"temperature": 0.0}, "temperature"),
         ("CondCAD", {"temperature": -0.1}, "temperature"),
         ("ADRMX", {"d_steps_per_g_step": -1}, "d_steps_per_g_step"),
+        ("ADRMX", {"d_steps_per_g_step": 0}, "d_steps_per_g_step"),
         ("DANN", {"d_steps_per_g_step": 0}, "d_steps_per_g_step"),
         ("MixStyle", {"mixstyle_p": 1.5}, "mixstyle_p"),
         ("MTL", {"mtl_ema": -0.5}, "mtl_ema"),
@@ -199,7 +203,7 @@ def test_minibatches_of_one_image_are_refused(name):
 )
 def test_values_that_cannot_work_are_refused(name, overrides, named):
     with pytest.raises(UserError, match=named):
-        ALGORITHMS.load(name).check_hparams(default_hparams(name, "PACS") | overrides, "--hparams")
+        check_overrides(hparam_table(name, "PACS"), overrides, "--hparams")
 
 
 def test_trm_refuses_a_nonlinear_classifier():

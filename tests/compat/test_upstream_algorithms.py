@@ -10,8 +10,8 @@ import pytest
 import torch
 from checkouts import write_checkout
 
-from sfmoe_dg.algorithms.base import Precision
 from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams, random_hparams
+from sfmoe_dg.algorithms.shared.precision import Precision
 from sfmoe_dg.cli.main import main
 from sfmoe_dg.compat.domainbed.checkout import PACKAGE, find_package, open_package
 from sfmoe_dg.foundation.errors import UserError
@@ -116,8 +116,8 @@ def test_overrides_are_checked_against_the_checkouts_names_and_types(checkout):
         check_overrides(table, {"backbone": "auto"}, "a test")
     with pytest.raises(UserError, match="must be a whole number"):
         check_overrides(table, {"batch_size": 2.5}, "a test")
-    with pytest.raises(UserError, match="must be above 0"):
-        ALGORITHMS.load("domainbed:Plain").check_hparams({"lr": 0.0, "batch_size": 2}, "a test")
+    with pytest.raises(UserError, match="must be a finite number above 0"):
+        check_overrides(table, {"lr": 0.0, "batch_size": 2}, "a test")
 
 
 def test_an_update_is_the_checkouts_own(checkout):

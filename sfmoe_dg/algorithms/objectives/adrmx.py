@@ -1,4 +1,4 @@
-"""ADRMX: what tells the domain is subtracted from the features, and a remix of both must keep the label."""
+"""ADRMX: subtract domain features from label features, and classify remixed features."""
 
 from __future__ import annotations
 
@@ -12,29 +12,38 @@ from torch import Tensor
 from sfmoe_dg.algorithms.base import Algorithm, Minibatches, Values, unread
 from sfmoe_dg.algorithms.common_hparams import LEARNS_FROM_SCRATCH
 from sfmoe_dg.algorithms.erm import make_classifier
-from sfmoe_dg.algorithms.objectives.dann import domain_labels, make_discriminator, takes_discriminator_turn
-from sfmoe_dg.algorithms.optimisation import refuse_layer_decay
+from sfmoe_dg.algorithms.shared.adversaries import make_discriminator, takes_discriminator_turn
+from sfmoe_dg.algorithms.shared.domains import domain_labels
+from sfmoe_dg.algorithms.shared.optimisation import refuse_layer_decay
 from sfmoe_dg.models.backbones import build_backbone
 from sfmoe_dg.models.moe.routers import full_precision, full_precision_region
 from sfmoe_dg.runs.hparams import Hparam, choice
 
 
 class ADRMX(Algorithm):
-    """Two featurizers, of labels and of domains; their difference shall be free of the domain.
+    """Train a label featurizer and a domain featurizer so that their difference does not show the domain.
 
-    ``d_steps_per_g_step`` turns of a discriminator on the difference to one of everything else, which minimises:
-    cross-entropy of the label from label features and from differences; of the domain from domain features
-    (``dclf_lambda``); of remixed features, a difference plus domain features (``rmxd_lambda``); a supervised
-    contrastive loss of label features and of differences (``cnt_lambda``); and minus the discriminator's loss
-    (``disc_lambda``). Label features alone predict.
+    ``d_steps_per_g_step`` updates of a domain discriminator on the difference alternate with one update of everything
+    else, which minimises the sum of
 
-    Follows DomainBed, which numbers a class's instances within the class but reads them within the batch: the first
-    image of a remix, whose label counts, and the second come from anywhere among the batch's first images. On by
-    default to compare with published results; ``remix_within_class`` takes two images of one class instead, as the
-    paper has it. No weight decay, as upstream; unused gradients of the discriminator's turn are left out.
+    * the cross-entropy of the label, from label features and from differences;
+    * ``dclf_lambda`` times the cross-entropy of the domain, from domain features;
+    * ``rmxd_lambda`` times the cross-entropy of remixed features: the difference of one image plus the domain features
+      of another;
+    * ``cnt_lambda`` times :func:`contrastive_loss` of label features and of differences;
+    * minus ``disc_lambda`` times the discriminator's loss.
+
+    Predictions use the label features alone.
+
+    Follows DomainBed, without weight decay as there. DomainBed numbers the images within each class, but uses the
+    numbers as positions in the batch, so that both images of a remix come from anywhere among the first images of the
+    batch. This is kept, so that results can be compared with published ones; ``remix_within_class`` takes two images
+    of one class, as in the paper. Unlike in DomainBed, the discriminator's update computes no gradients of the
+    featurizers.
     """
 
     paper = "Demirel et al., ADRMX: Additive Disentanglement of Domain Features with Remix Loss, 2023"
+    waits_for_device = "draws images of a class on the CPU"
     update_count: Tensor
 
     def __init__(
@@ -60,19 +69,19 @@ class ADRMX(Algorithm):
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
         table = super().hparam_table(dataset)
         if dataset in LEARNS_FROM_SCRATCH:
-            lr = Hparam(3e-3, choice(5e-4, 1e-3, 2e-3, 3e-3))
+            lr = Hparam(3e-3, choice(5e-4, 1e-3, 2e-3, 3e-3), above=0)
         else:
-            lr = Hparam(3e-5, choice(2e-5, 3e-5, 4e-5, 5e-5))
+            lr = Hparam(3e-5, choice(2e-5, 3e-5, 4e-5, 5e-5), above=0)
         return table | {
             "cnt_lambda": Hparam(1.0),
             "dclf_lambda": Hparam(1.0),
             "disc_lambda": Hparam(0.75),
             "rmxd_lambda": Hparam(1.0),
-            "d_steps_per_g_step": Hparam(2),
-            "beta1": Hparam(0.5),
-            "mlp_width": Hparam(256),
-            "mlp_depth": Hparam(9, choice(8, 9, 10)),
-            "mlp_dropout": Hparam(0.0, choice(0)),
+            "d_steps_per_g_step": Hparam(2, low=1),
+            "beta1": Hparam(0.5, low=0, below=1),
+            "mlp_width": Hparam(256, low=1),
+            "mlp_depth": Hparam(9, choice(8, 9, 10), low=1),
+            "mlp_dropout": Hparam(0.0, choice(0), low=0, high=1),
             "lr": lr,
             "remix_within_class": Hparam(False),
         }
@@ -96,7 +105,7 @@ class ADRMX(Algorithm):
         x, domains = torch.cat([x for x, _ in minibatches]), domain_labels(minibatches)
         label, label_losses = self.featurizer.forward_with_losses(x, domains)
         domain, domain_losses = self.featurizer_domain.forward_with_losses(x, domains)
-        # Two routers, two losses: their sum, since each has its own parameters.
+        # The sum, since the two backbones have routers of their own.
         return label, domain, {name: label_losses[name] + domain_losses[name] for name in label_losses}
 
     def _main_turn(self, minibatches: Minibatches) -> Values:
@@ -125,7 +134,7 @@ class ADRMX(Algorithm):
         return unread({"loss_total": total} | losses | routing_losses)
 
     def _remix_loss(self, difference: Tensor, domain: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of one remix per class that has two images, over the number of classes."""
+        """The cross-entropy of one remix per class with at least two images, divided by the number of classes."""
         first, second = [], []
         for name in range(self.num_classes):
             instances = torch.where(labels == name)[0]
@@ -145,9 +154,10 @@ class ADRMX(Algorithm):
 
 
 def contrastive_loss(features: Tensor, labels: Tensor, domains: Tensor, temperature: float = 0.07) -> Tensor:
-    """Supervised contrastive loss [] of features [B, D]; pairs within a domain and across weigh the same, one half.
+    """The supervised contrastive loss [] of features [B, D], labels [B] and domains [B].
 
-    Upstream divides the sum over the images that have a partner by their number plus one.
+    Pairs within a domain have the weight :data:`WITHIN`, pairs across domains ``1 - WITHIN``. The sum over the images
+    that have a partner of their class is divided by the number of these images plus one, as in DomainBed.
     """
     itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     partners = labels[:, None].eq(labels) & ~itself
@@ -163,4 +173,4 @@ def contrastive_loss(features: Tensor, labels: Tensor, domains: Tensor, temperat
 
 
 WITHIN = 0.5
-"""The weight of pairs within a domain; that of pairs across is the rest."""
+"""The weight of pairs within a domain."""

@@ -1,4 +1,4 @@
-"""ANDMask: update a weight only if the domains agree on the direction."""
+"""ANDMask: update a weight only if the domains agree on the sign of its gradient."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from sfmoe_dg.runs.hparams import Hparam, uniform
 
 
 class ANDMask(MaskedGradients):
-    """The mean gradient of the domains, zero wherever the mean of its signs is below ``tau`` in size.
+    """Keep an entry of the mean gradient where |mean over domains of sign(gradient)| ≥ ``tau``, and set others to zero.
 
-    With the default of 1 all domains must agree. Source: the paper's algorithm 1, as in DomainBed, where masked
-    gradients go to Adam.
+    With the default ``tau`` of 1 all domains must agree. Source: the paper's algorithm 1. As in DomainBed, Adam takes
+    the step with the masked gradients.
     """
 
     paper = "Parascandolo et al., Learning Explanations that are Hard to Vary, 2020"

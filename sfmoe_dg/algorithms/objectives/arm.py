@@ -1,4 +1,4 @@
-"""Adaptive risk minimisation: the network sees, beside an image, what its neighbours in the batch look like."""
+"""Adaptive risk minimisation (ARM): the network also sees a summary of the other images of the batch."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ import torch
 from torch import Tensor, nn
 
 from sfmoe_dg.algorithms.base import Forward, Minibatches
+from sfmoe_dg.algorithms.common_hparams import SMALL_IMAGES
 from sfmoe_dg.algorithms.erm import ERM
 from sfmoe_dg.foundation.errors import UserError
-from sfmoe_dg.runs.hparams import SMALL_IMAGES, Hparam
+from sfmoe_dg.runs.hparams import Hparam
 
 
 class ARM(ERM):
-    """Cross-entropy of a network whose input has one more channel: the mean over a support set of a context network.
+    """Minimise the cross-entropy of a network whose input has one more channel, computed from a set of images.
 
-    ARM-CML, as in DomainBed: support sets are runs of ``batch_size`` images, which in training are the domains'
-    minibatches; a batch that does not divide into them is one set. Evaluation therefore shuffles the images (in the
-    order of their folders, the images of one class would be each other's context).
+    The channel is the output of a context network, averaged over the support set. This is ARM-CML, as in DomainBed: a
+    support set is ``batch_size`` consecutive images, in training the minibatch of one domain. A batch whose size is
+    no multiple of ``batch_size`` is one support set. Evaluation shuffles the images, because in the order of their
+    folders all images of a support set would have the same class.
 
-    The context network is not trained: upstream hands its optimiser the parameters before this one exists, so that it
-    keeps its initial values, and so do we, for the sake of published results (here it is frozen, which spares its
-    gradients; its batch norms see statistics). ``arm_train_context`` trains it.
+    The context network is not trained: DomainBed creates it after the optimiser, which therefore does not know its
+    parameters. This is kept, so that results can be compared with published ones. Its weights are frozen, which saves
+    computing their gradients; the running statistics of its batch norms change. ``arm_train_context`` trains it.
     """
 
     paper = "Zhang et al., Adaptive Risk Minimization: Learning to Adapt to Domain Shift, 2021"
@@ -34,7 +36,7 @@ class ARM(ERM):
     ) -> None:
         if len(input_shape) != 3:
             raise UserError(
-                f"ARM's context network is convolutional and wants pictures, but the input shape is "
+                f"ARM's context network is convolutional and needs pictures, but the input shape is "
                 f"{tuple(input_shape)}; for vectors use another algorithm"
             )
         channels, *size = input_shape
@@ -49,11 +51,11 @@ class ARM(ERM):
     @classmethod
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
         table = super().hparam_table(dataset) | {"arm_train_context": Hparam(False)}
-        return table if dataset in SMALL_IMAGES else table | {"batch_size": Hparam(8)}
+        return table if dataset in SMALL_IMAGES else table | {"batch_size": Hparam(8, low=1)}
 
     @property
     def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """That of the backbone without the context channel, which is not a picture's."""
+        """The backbone's, without the context channel."""
         mean, std = super().normalization
         published = getattr(self.featurizer.network, "pretrained_cfg", None) or {}
         channels = self.input_shape[0]
@@ -62,7 +64,7 @@ class ARM(ERM):
         return mean[:channels], std[:channels]
 
     def with_context(self, x: Tensor) -> Tensor:
-        """Images [B, C, H, W] → [B, C + 1, H, W]: the mean context of every image's support set as last channel."""
+        """Images [B, C, H, W] → [B, C + 1, H, W]; the last channel is the mean context of the image's support set."""
         size = self.hparams["batch_size"] if len(x) % self.hparams["batch_size"] == 0 else len(x)
         sets = self.context_net(x).unflatten(0, (-1, size))
         context = sets.mean(1, keepdim=True).expand_as(sets).flatten(0, 1)
@@ -77,7 +79,7 @@ class ARM(ERM):
 
 
 def make_context_network(channels: int) -> nn.Sequential:
-    """Three 5×5 convolutions of unchanged size, to one channel; batch norm and ReLU between them."""
+    """Three 5 × 5 convolutions that keep the image size and end in one channel, with batch norm and ReLU between."""
     layers: list[nn.Module] = []
     for width in (64, 64):
         layers += [nn.Conv2d(channels, width, 5, padding=2), nn.BatchNorm2d(width), nn.ReLU()]

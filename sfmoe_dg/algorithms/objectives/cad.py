@@ -1,4 +1,4 @@
-"""Contrastive adversarial domain bottleneck: from a representation, the domain shall not be told."""
+"""Contrastive adversarial domain bottleneck (CAD): features should not show the domain."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ from torch import Tensor, nn
 
 from sfmoe_dg.algorithms.base import Minibatches, Values, unread
 from sfmoe_dg.algorithms.erm import ERM
-from sfmoe_dg.algorithms.objectives.dann import domain_labels
+from sfmoe_dg.algorithms.shared.domains import domain_labels
 from sfmoe_dg.models.moe.routers import full_precision, full_precision_region
 from sfmoe_dg.runs.hparams import Hparam, choice
 
 BASE_TEMPERATURE = 0.07
-"""The loss is scaled by temperature over this, as in supervised contrastive learning."""
+"""The loss is multiplied by ``temperature / BASE_TEMPERATURE``, as in supervised contrastive learning."""
 PROJECTION_WIDTH = 128
 
 
 class CAD(ERM):
-    """Cross-entropy plus ``lmbda`` times a bottleneck: of an image's nearest others, few shall be of its own domain.
+    """Minimise cross-entropy plus ``lmbda`` times a loss that is small if similar images come from many domains.
 
-    Every image picks another by the softmax of their features' products over ``temperature``; with ``is_flipped`` the
-    loss is minus the log-probability of picking one from another domain, without it the log-probability of one from
-    its own. Images without a partner of their class are left out. Follows DomainBed, except ``is_project``, which
-    fails there for an undefined name: here features pass a projection of two layers first.
+    Every image picks another one with the probability softmax(zᵢ · zⱼ / ``temperature``). With ``is_flipped`` the
+    loss is minus the log-probability of picking an image of another domain; without it, the log-probability of
+    picking one of the same domain. Images without another image of their class are left out.
+
+    Follows DomainBed, except for ``is_project``, which fails there with an undefined name. Here it passes the features
+    through a projection of two layers before they are compared.
     """
 
     paper = "Ruan et al., Optimal Representations for Covariate Shift, 2022"
+    waits_for_device = "reads whether any image has a partner"
     conditional: ClassVar[bool] = False
     """Whether only images of the same class are compared (CondCAD)."""
 
@@ -47,7 +50,7 @@ class CAD(ERM):
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
         return super().hparam_table(dataset) | {
             "lmbda": Hparam(0.1, choice(1e-4, 1e-3, 1e-2, 1e-1, 1, 1e1, 1e2)),
-            "temperature": Hparam(0.1, choice(0.05, 0.1)),
+            "temperature": Hparam(0.1, choice(0.05, 0.1), above=0),
             "is_normalized": Hparam(False),
             "is_project": Hparam(False),
             "is_flipped": Hparam(True),
@@ -60,7 +63,7 @@ class CAD(ERM):
         if self.hparams["is_normalized"]:
             compared = F.normalize(compared, dim=1)
         bn_loss = self.bottleneck(compared, labels, domain_labels(minibatches))
-        # Classified after the bottleneck, as upstream: the features' gradients then add up in the same order.
+        # Classify after the bottleneck, as upstream, so that the gradients of the features are summed in its order.
         clf_loss = F.cross_entropy(self.classifier(features), labels)
         total_loss = clf_loss + self.hparams["lmbda"] * bn_loss
         losses = {"clf_loss": clf_loss, "bn_loss": bn_loss, "total_loss": total_loss} | forward.routing_losses
@@ -68,7 +71,7 @@ class CAD(ERM):
         return unread(losses)
 
     def bottleneck(self, features: Tensor, labels: Tensor, domains: Tensor) -> Tensor:
-        """The loss of features [B, D]; zero if no image has a partner."""
+        """The bottleneck [] of features [B, D], labels [B] and domains [B]; zero if no image has a partner."""
         itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
         same_class = labels[:, None].eq(labels) & ~itself
         same_domain = domains[:, None].eq(domains)
@@ -76,15 +79,15 @@ class CAD(ERM):
         pool = same_class if self.conditional else ~itself
         if self.conditional:
             wanted = wanted & same_class
-        # Upstream keeps an image's own entry, as zero, both in the row's maximum and, where its own domain is wanted
-        # of all classes, among the wanted ones.
+        # Upstream sets an image's similarity to itself to zero, and still counts it in the row's maximum and, without
+        # is_flipped and across classes, among the wanted images.
         with full_precision_region(features):
             products = full_precision(features) @ full_precision(features).T
         similarities = (products / self.hparams["temperature"]).masked_fill(itself, 0.0)
         counted = wanted.any(1) & (wanted if self.conditional else same_class).any(1)
         if not counted.any():
             return features.new_zeros(())
-        # The row's maximum goes first, since similarities may be in the thousands.
+        # Subtract the row's maximum, since similarities may be in the thousands.
         similarities = (similarities - similarities.detach().amax(1, keepdim=True))[counted]
         of_pool = masked_logsumexp(similarities, pool[counted]).unsqueeze(1)
         log_prob = masked_logsumexp(similarities - of_pool, wanted[counted])
@@ -93,5 +96,5 @@ class CAD(ERM):
 
 
 def masked_logsumexp(values: Tensor, mask: Tensor) -> Tensor:
-    """Over the last dimension, of the entries in the mask alone; every row has one."""
+    """The log-sum-exp over the last dimension of the entries in the mask; every row must have one."""
     return values.masked_fill(~mask, float("-inf")).logsumexp(-1)

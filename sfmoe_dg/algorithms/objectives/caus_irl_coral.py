@@ -1,4 +1,4 @@
-"""CausIRL_CORAL: align mixtures of the domains by the moments of their features."""
+"""CausIRL with CORAL: align the moments of features between random mixtures of the domains."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch import Tensor
 
 from sfmoe_dg.algorithms.base import PARALLEL_MODES, Forward
 from sfmoe_dg.algorithms.objectives.coral import CORAL
-from sfmoe_dg.algorithms.objectives.irm import mean_risk
+from sfmoe_dg.algorithms.shared.domains import mean_risk
 
 
 class CausIRL_CORAL(CORAL):
-    """ERM plus ``mmd_gamma`` times CORAL's distance between two random mixtures of the domains.
+    """Minimise the mean risk plus ``mmd_gamma`` times CORAL's distance between two random mixtures of the domains.
 
-    Every minibatch is cut at a random place; what lies before the cuts is one mixture, what lies behind them the
-    other. The penalty is left out where a mixture has fewer than two images. Follows DomainBed, except that a distance
-    that is not a number stays one and shows in the records, where upstream makes it zero.
+    Every minibatch is cut at a random position; the first parts form one mixture, the second parts the other. The
+    penalty is zero if a mixture has fewer than two images. Follows DomainBed, except that a distance that is NaN
+    remains NaN and shows in the records, where DomainBed replaces it by zero.
     """
 
     paper = "Chevalley et al., Invariant Causal Mechanisms through Distribution Matching, 2022"

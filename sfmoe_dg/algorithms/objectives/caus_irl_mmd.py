@@ -1,4 +1,4 @@
-"""CausIRL_MMD: align mixtures of the domains by the distributions of their features."""
+"""CausIRL with MMD: align the distributions of features between random mixtures of the domains."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from sfmoe_dg.algorithms.shared.kernels import gaussian_mmd
 
 
 class CausIRL_MMD(CausIRL_CORAL):
-    """ERM plus ``mmd_gamma`` times the maximum mean discrepancy between two random mixtures of the domains.
+    """Minimise the mean risk plus ``mmd_gamma`` times the MMD between two random mixtures of the domains.
 
-    As CausIRL_CORAL, with MMD's Gaussian kernels in the place of the moments.
+    As CausIRL_CORAL, with the Gaussian kernels of MMD instead of moments.
     """
 
     @staticmethod
     def distance(a: Tensor, b: Tensor) -> Tensor:
-        """Between the features of two mixtures, [N, D] and [M, D]."""
+        """The distance [] between the features of two mixtures, [N, D] and [M, D]."""
         return gaussian_mmd(a, b)

@@ -1,4 +1,4 @@
-"""Conditional domain-adversarial training."""
+"""Conditional domain-adversarial training (CDANN)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from sfmoe_dg.algorithms.objectives.dann import DANN
 
 
 class CDANN(DANN):
-    """DANN whose discriminator sees features plus a learned embedding of the label, every class weighing the same."""
+    """DANN whose discriminator sees features plus a learned embedding of the label; classes have equal weight."""
 
     paper = "Li et al., Deep Domain Generalization via Conditional Invariant Adversarial Networks, 2018"
     conditional = True

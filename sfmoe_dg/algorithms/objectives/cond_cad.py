@@ -1,4 +1,4 @@
-"""Conditional contrastive adversarial domain bottleneck."""
+"""Conditional contrastive adversarial domain bottleneck (CondCAD)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from sfmoe_dg.algorithms.objectives.cad import CAD
 
 
 class CondCAD(CAD):
-    """CAD among images of the same class: given the class, the domain shall not be told from the features."""
+    """CAD that compares only images of the same class: given the class, features should not show the domain."""
 
     conditional = True

@@ -1,4 +1,4 @@
-"""Deep CORAL: align the first two moments of the features between domains."""
+"""Deep CORAL: align means and covariances of the features between domains."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor
 
 from sfmoe_dg.algorithms.base import PARALLEL_MODES, Forward
 from sfmoe_dg.algorithms.erm import ERM
-from sfmoe_dg.algorithms.objectives.irm import mean_risk
+from sfmoe_dg.algorithms.shared.domains import mean_risk
 from sfmoe_dg.runs.hparams import Hparam, log10_uniform
 
 
 class CORAL(ERM):
-    """ERM plus the mean over pairs of domains of the squared differences of feature means and covariances.
+    """Minimise the mean risk plus ``mmd_gamma`` times the mean over pairs of domains of :func:`moment_distance`.
 
-    Follows DomainBed (Gaussian-free branch of ``AbstractMMD``): both moments enter as means over their entries,
-    the covariance divides by n - 1, and cross-entropy is averaged over domains.
+    Follows DomainBed (``AbstractMMD`` without Gaussian kernels): squared differences are averaged over entries, the
+    covariance divides by n - 1, and the cross-entropy is averaged over domains.
     """
 
     paper = "Sun and Saenko, Deep CORAL, 2016"
@@ -31,7 +31,7 @@ class CORAL(ERM):
 
     @staticmethod
     def distance(a: Tensor, b: Tensor) -> Tensor:
-        """Between the features of two domains, [N, D] and [M, D]."""
+        """The distance [] between the features of two domains, [N, D] and [M, D]."""
         return moment_distance(a, b)
 
     def objective(self, forward: Forward) -> tuple[Tensor, dict[str, Tensor]]:
@@ -42,7 +42,12 @@ class CORAL(ERM):
 
 
 def moment_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared difference of the means plus that of the covariances of a [N, D] and b [M, D]."""
+    """The mean squared difference of the means, plus that of the covariances, of a [N, D] and b [M, D].
+
+    Example:
+        >>> moment_distance(torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [3.0]]))
+        tensor(1.)
+    """
     mean_a, mean_b = a.mean(0, keepdim=True), b.mean(0, keepdim=True)
     covariance_a = (a - mean_a).T @ (a - mean_a) / (len(a) - 1)
     covariance_b = (b - mean_b).T @ (b - mean_b) / (len(b) - 1)

@@ -1,4 +1,4 @@
-"""ERM++: a classifier that is warmed up first, and predictions of averaged weights."""
+"""ERM++: train the classifier first, then everything, and predict with averaged weights."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from torch import Tensor, nn
 
 from sfmoe_dg.algorithms.base import Minibatches, Values
 from sfmoe_dg.algorithms.erm import ERM
-from sfmoe_dg.algorithms.optimisation import refuse_layer_decay
 from sfmoe_dg.algorithms.shared.averages import MovingAverage
-from sfmoe_dg.runs.hparams import Hparam, log10_uniform, require_positive
+from sfmoe_dg.algorithms.shared.optimisation import refuse_layer_decay
+from sfmoe_dg.runs.hparams import Hparam, log10_uniform
 
 SMA_START = 600
-"""The update from which weights are averaged (DomainBed)."""
+"""The number of the update from which on weights are averaged (DomainBed)."""
 
 
 class ERMPlusPlus(ERM):
-    """Cross-entropy: ``linear_steps`` + 1 updates of the classifier alone at ``linear_lr``, then of everything.
+    """Minimise cross-entropy: the classifier alone for ``linear_steps`` + 1 updates at ``linear_lr``, then everything.
 
-    Predictions come from a moving average of the weights, whose batch norm statistics follow from passing every
-    training batch through it (not with ``freeze_bn``). Follows DomainBed's algorithm under its plain training script;
-    its second script, which sets learning rates and the length of training by validation, is not part of this.
-    Differences: ``lars``, which fails upstream for an argument it does not take, works; the backbone runs without
-    gradients while only the classifier learns; a network without batch norm is spared the pass through its average.
+    Predictions come from an average of the weights. Every training batch passes through the averaged network, so that
+    its batch norms have statistics of their own (not with ``freeze_bn``).
+
+    Follows DomainBed's algorithm under its standard training script. Its second script, which tunes learning rates and
+    the length of training on validation data, is not included. Differences: ``lars`` works, which in DomainBed fails
+    with an unexpected argument; the backbone runs without gradients while only the classifier is trained; a network
+    without batch norm does not run the extra pass through the average.
     """
 
     paper = "Teterwak et al., ERM++: An Improved Baseline for Domain Generalization, 2023"
@@ -45,12 +47,11 @@ class ERMPlusPlus(ERM):
 
     @classmethod
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
-        return super().hparam_table(dataset) | {"linear_lr": Hparam(5e-5, log10_uniform(-5, -3.5))}
+        return super().hparam_table(dataset) | {"linear_lr": Hparam(5e-5, log10_uniform(-5, -3.5), above=0)}
 
     @classmethod
     def check_hparams(cls, hparams: dict[str, Any], where: str) -> None:
         super().check_hparams(hparams, where)
-        require_positive(hparams, ["linear_lr"], where)
         if hparams["lars"]:
             refuse_layer_decay(hparams, f"{cls.__name__} with 'lars'", where)
 
@@ -73,9 +74,9 @@ class ERMPlusPlus(ERM):
 
 
 class LARS(torch.optim.Optimizer):
-    """Layer-wise adaptive rates with momentum: vectors, that is biases and norms, are neither rescaled nor decayed.
+    """Layer-wise adaptive rates with momentum. Vectors (biases and norms) are neither rescaled nor decayed.
 
-    Source: You et al., Large Batch Training of Convolutional Networks, 2017, with MoCo v3's settings, as DomainBed.
+    Source: You et al., Large Batch Training of Convolutional Networks, 2017, with MoCo v3's settings, as in DomainBed.
     """
 
     def __init__(self, params: Any, lr: float, weight_decay: float = 0.0, momentum: float = 0.9) -> None:

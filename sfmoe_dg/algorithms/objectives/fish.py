@@ -1,4 +1,4 @@
-"""Fish: move towards where training on one domain after the other leads."""
+"""Fish: train on one domain after the other, then go part of the way."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 
 from sfmoe_dg.algorithms.base import Minibatches, Values
 from sfmoe_dg.algorithms.erm import ERM
-from sfmoe_dg.algorithms.shared.gradients import run_domain
+from sfmoe_dg.algorithms.shared.domains import run_domain
 from sfmoe_dg.runs.hparams import Hparam, choice
 
 
 class Fish(ERM):
-    """Maximise, to first order, the inner products between the gradients of the domains.
+    """Take one optimiser step per domain, then move the original weights by the share ``meta_lr`` of the way.
 
-    One update takes one optimiser step per domain, then goes back to ``meta_lr`` of the way. Source: the paper's
-    algorithm 2, as in DomainBed, where the optimiser keeps its moments from one update to the next. Running
-    statistics go the same share of the way; counters, which have no halves, keep their last value.
+    To first order this maximises the inner products of the domains' gradients. Source: the paper's algorithm 2. As in
+    DomainBed, the optimiser keeps its running moments from one update to the next. Floating-point buffers move by the
+    same share; integer buffers keep their last value.
     """
 
     paper = "Shi et al., Gradient Matching for Domain Generalization, 2021"

@@ -1,4 +1,4 @@
-"""Fishr: the same variance of gradients in all domains."""
+"""Fishr: match the variance of gradients between domains."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from torch.func import functional_call, grad, vmap
 
 from sfmoe_dg.algorithms.base import Forward
 from sfmoe_dg.algorithms.shared.annealing import AnnealedERM
-from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.models.moe.routers import full_precision_region
 from sfmoe_dg.runs.hparams import Hparam, int_uniform, log10_uniform, uniform
 
 
 class Fishr(AnnealedERM):
-    """Cross-entropy plus ``lambda`` times the distances of the domains' gradient variances from their mean.
+    """Minimise cross-entropy plus ``lambda`` times the spread of the gradient variances of the domains.
 
-    The variance, entry by entry, of the gradients of single images by the classifier's weights, smoothed over updates
-    with ``ema``. The penalty has no weight before ``penalty_anneal_iters``. Follows DomainBed, which divides the
-    smoothed variance by 1 - ``ema``, so that the smoothing does not weaken the gradient. Differences: gradients of
-    single images come from ``torch.func`` instead of backpack, and the smoothed variances are a buffer, so that a model
-    that was saved and loaded goes on where it was.
+    The gradients are those of single images with respect to the classifier's weights. Their variance is taken per
+    weight and smoothed over updates with ``ema``; the spread is the mean squared distance of the domains' variances
+    from their mean. The penalty starts after ``penalty_anneal_iters`` updates.
+
+    Follows DomainBed, which divides the smoothed variance by 1 - ``ema``, so that smoothing does not weaken the
+    gradient. Differences: gradients of single images come from ``torch.func`` instead of backpack, and the smoothed
+    variances are a buffer, so that they are saved with the model.
     """
 
     paper = "Rame et al., Fishr: Invariant Gradient Variances for Out-of-Distribution Generalization, 2021"
@@ -43,14 +44,8 @@ class Fishr(AnnealedERM):
         return super().hparam_table(dataset) | {
             "lambda": Hparam(1000.0, log10_uniform(1.0, 4.0)),
             "penalty_anneal_iters": Hparam(1500, int_uniform(0.0, 5000.0)),
-            "ema": Hparam(0.95, uniform(0.90, 0.99)),
+            "ema": Hparam(0.95, uniform(0.90, 0.99), low=0, below=1),
         }
-
-    @classmethod
-    def check_hparams(cls, hparams: dict[str, Any], where: str) -> None:
-        super().check_hparams(hparams, where)
-        if not 0 <= hparams["ema"] < 1:
-            raise UserError(f"hyper-parameter 'ema' in {where} is {hparams['ema']!r}; allowed: from 0 to below 1")
 
     def objective(self, forward: Forward) -> tuple[Tensor, dict[str, Tensor]]:
         risk = F.cross_entropy(forward.all_logits, forward.all_labels)
@@ -66,13 +61,13 @@ class Fishr(AnnealedERM):
         return risk + weight * penalty, {"nll": risk, "penalty": penalty}
 
     def _gradient_variance(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Of one domain, over its images: a vector with one entry per weight of the classifier."""
+        """The variance over one domain's images, a vector with one entry per weight of the classifier."""
         weights: dict[str, Tensor] = dict(self.classifier.named_parameters())
 
         def risk(weights: dict[str, Tensor], z: Tensor, y: Tensor) -> Tensor:
             return F.cross_entropy(functional_call(self.classifier, weights, (z.unsqueeze(0),)), y.unsqueeze(0))
 
-        # Squares of small gradients: not in half precision.
+        # Half precision cannot represent the squares of small gradients.
         with full_precision_region(features):
             of_images = vmap(grad(risk), in_dims=(None, 0, 0))(weights, features.float(), labels)
             return torch.cat([g.flatten(1).var(0, correction=0) for g in of_images.values()])

@@ -1,4 +1,4 @@
-"""GroupDRO: the worst domain counts most."""
+"""GroupDRO: give the domain with the highest risk the largest weight."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor
 
 from sfmoe_dg.algorithms.base import PARALLEL_MODES, Forward
 from sfmoe_dg.algorithms.erm import ERM
-from sfmoe_dg.algorithms.objectives.irm import domain_risks
+from sfmoe_dg.algorithms.shared.domains import domain_risks
 from sfmoe_dg.runs.hparams import Hparam, log10_uniform
 
 
 class GroupDRO(ERM):
-    """The risks of the domains under weights ``q`` that grow by exp(``groupdro_eta`` · risk) at every update.
+    """Minimise Σ qᵈ · riskᵈ, with weights q that grow by exp(``groupdro_eta`` · riskᵈ) at every update and sum to 1.
 
-    Source: the paper's algorithm 1, as in DomainBed. ``q`` is a buffer of one weight per domain from the start;
-    upstream's is empty until the first update, so that its trained models cannot be loaded.
+    Source: the paper's algorithm 1, as in DomainBed. ``q`` is a buffer with one weight per domain; DomainBed's is empty
+    until the first update, so that its trained models cannot be loaded.
     """
 
     paper = "Sagawa et al., Distributionally Robust Neural Networks for Group Shifts, 2019"

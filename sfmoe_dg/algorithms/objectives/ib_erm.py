@@ -1,4 +1,4 @@
-"""IB_ERM: features that carry no more information than needed."""
+"""IB_ERM: ERM with an information bottleneck, a small variance of the features."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 from sfmoe_dg.algorithms.base import PARALLEL_MODES, Forward
-from sfmoe_dg.algorithms.objectives.irm import mean_risk
 from sfmoe_dg.algorithms.shared.annealing import AnnealedERM
+from sfmoe_dg.algorithms.shared.domains import mean_risk
 from sfmoe_dg.runs.hparams import Hparam, int_log10_uniform, log10_uniform
 
 
 class IB_ERM(AnnealedERM):
-    """Mean risk of the domains plus ``ib_lambda`` times :func:`bottleneck`, from ``ib_penalty_anneal_iters`` on.
+    """Minimise the mean risk of the domains plus ``ib_lambda`` times :func:`bottleneck`.
 
-    Follows DomainBed.
+    The penalty starts after ``ib_penalty_anneal_iters`` updates. Follows DomainBed.
     """
 
     paper = "Ahuja et al., Invariance Principle Meets Information Bottleneck, 2021"
@@ -33,7 +33,7 @@ class IB_ERM(AnnealedERM):
 
 
 def ib_hparams() -> dict[str, Hparam]:
-    """Weight and onset of the bottleneck."""
+    """The weight of the bottleneck, and the number of updates before it starts."""
     return {
         "ib_lambda": Hparam(1e2, log10_uniform(-1, 5)),
         "ib_penalty_anneal_iters": Hparam(500, int_log10_uniform(0, 4)),
@@ -41,5 +41,5 @@ def ib_hparams() -> dict[str, Hparam]:
 
 
 def bottleneck(forward: Forward) -> Tensor:
-    """The variance of a feature within a domain (unbiased), averaged over features, then over domains."""
+    """The unbiased variance of each feature within a domain, averaged over features, then over domains."""
     return torch.stack([features.float().var(0).mean() for features in forward.features]).mean()

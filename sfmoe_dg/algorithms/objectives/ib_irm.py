@@ -1,4 +1,4 @@
-"""IB_IRM: IRM on features that carry no more information than needed."""
+"""IB_IRM: IRM with an information bottleneck."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from torch import Tensor
 
 from sfmoe_dg.algorithms.base import PARALLEL_MODES, Forward
 from sfmoe_dg.algorithms.objectives.ib_erm import bottleneck, ib_hparams
-from sfmoe_dg.algorithms.objectives.irm import IRM, mean_invariance_penalty, mean_risk
+from sfmoe_dg.algorithms.objectives.irm import IRM, mean_invariance_penalty
+from sfmoe_dg.algorithms.shared.domains import mean_risk
 from sfmoe_dg.runs.hparams import Hparam
 
 
 class IB_IRM(IRM):
-    """IRM's objective plus ``ib_lambda`` times the information bottleneck of IB_ERM, each with its own onset.
+    """Minimise IRM's objective plus ``ib_lambda`` times the information bottleneck of IB_ERM.
 
-    Follows DomainBed: the optimiser starts afresh at both.
+    The two penalties start after ``irm_penalty_anneal_iters`` and ``ib_penalty_anneal_iters`` updates. As in DomainBed,
+    a new optimiser is created at both.
     """
 
     paper = "Ahuja et al., Invariance Principle Meets Information Bottleneck, 2021"

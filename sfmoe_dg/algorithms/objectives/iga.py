@@ -1,4 +1,4 @@
-"""IGA: the same gradient in all domains."""
+"""IGA: match the gradients of the domains."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sfmoe_dg.algorithms.base import Minibatches, Values
 from sfmoe_dg.algorithms.erm import ERM, mean_losses
-from sfmoe_dg.algorithms.shared.gradients import gradients, run_domain, trainable
+from sfmoe_dg.algorithms.shared.domains import run_domain
+from sfmoe_dg.algorithms.shared.gradients import gradients, trainable
 from sfmoe_dg.runs.hparams import Hparam, log10_uniform
 
 
 class IGA(ERM):
-    """Mean risk plus ``penalty`` times the squared distances of the domains' gradients from their mean.
+    """Minimise the mean risk plus ``penalty`` times the squared distances of the domains' gradients from their mean.
 
-    Follows DomainBed: distances are summed over weights and domains, and the mean gradient counts as constant.
-    Attention runs on PyTorch's plain kernel here, the only one that can be differentiated twice.
+    Follows DomainBed: distances are summed over weights and domains, and the mean gradient is treated as constant.
+    Attention uses PyTorch's "math" kernel, the only one that can be differentiated twice.
     """
 
     paper = "Koyama and Yamaguchi, Out-of-Distribution Generalization with Maximal Invariant Predictor, 2020"

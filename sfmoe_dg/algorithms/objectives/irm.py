@@ -1,4 +1,4 @@
-"""IRM: one classifier that is optimal in every domain."""
+"""IRM: one classifier that is optimal in every domain at once."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from torch import Tensor
 
 from sfmoe_dg.algorithms.base import PARALLEL_MODES, Forward
 from sfmoe_dg.algorithms.shared.annealing import AnnealedERM
+from sfmoe_dg.algorithms.shared.domains import mean_risk
 from sfmoe_dg.runs.hparams import Hparam, int_log10_uniform, log10_uniform
 
 
 class IRM(AnnealedERM):
-    """Mean risk of the domains plus ``irm_lambda`` times the mean of :func:`invariance_penalty` (IRMv1).
+    """Minimise the mean risk of the domains plus ``irm_lambda`` times the mean of :func:`invariance_penalty` (IRMv1).
 
-    The weight of the penalty is 1 until ``irm_penalty_anneal_iters`` updates are done, as in DomainBed.
+    As in DomainBed, the weight of the penalty is 1 during the first ``irm_penalty_anneal_iters`` updates.
     """
 
     paper = "Arjovsky et al., Invariant Risk Minimization, 2019"
     parallel_modes = PARALLEL_MODES
-    min_batch_size = 2  # its penalty compares the two halves of a minibatch
+    min_batch_size = 2  # the penalty multiplies the gradients of two halves of a minibatch
     anneal_hparams: ClassVar[tuple[str, ...]] = ("irm_penalty_anneal_iters",)
 
     @classmethod
@@ -36,21 +37,11 @@ class IRM(AnnealedERM):
 
 
 def irm_hparams() -> dict[str, Hparam]:
-    """Weight and onset of the invariance penalty."""
+    """The weight of the invariance penalty, and the number of updates before it has this weight."""
     return {
         "irm_lambda": Hparam(1e2, log10_uniform(-1, 5)),
         "irm_penalty_anneal_iters": Hparam(500, int_log10_uniform(0, 4)),
     }
-
-
-def mean_risk(forward: Forward) -> Tensor:
-    """Cross-entropy averaged over the images of a domain, then over domains."""
-    return torch.stack(domain_risks(forward)).mean()
-
-
-def domain_risks(forward: Forward) -> list[Tensor]:
-    """The mean cross-entropy of every domain."""
-    return [F.cross_entropy(z, y) for z, y in zip(forward.logits, forward.labels, strict=True)]
 
 
 def mean_invariance_penalty(forward: Forward) -> Tensor:
@@ -60,10 +51,10 @@ def mean_invariance_penalty(forward: Forward) -> Tensor:
 
 
 def invariance_penalty(logits: Tensor, labels: Tensor) -> Tensor:
-    """An unbiased estimate of the squared derivative of the risk by a factor on the logits, taken at 1.
+    """An unbiased estimate [] of (∂ risk(w · logits) / ∂w)² at w = 1, for logits [B, classes] and labels [B].
 
-    The product of the derivatives on the images at even and at odd positions, which are independent samples (paper,
-    section 3.1 and appendix D).
+    It is the product of the derivatives on the images at even and at odd positions, which are independent samples
+    (paper, section 3.1 and appendix D).
     """
     factor = torch.ones((), device=logits.device, requires_grad=True)
     scaled = logits.float() * factor

@@ -1,4 +1,4 @@
-"""LP-FT: first the classifier on the features as they come, then everything."""
+"""LP-FT: linear probing, then fine-tuning."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from torch import Tensor
 
 from sfmoe_dg.algorithms.base import Minibatches, Values
 from sfmoe_dg.algorithms.erm import ERM
-from sfmoe_dg.runs.hparams import Hparam, log10_uniform, require_positive
+from sfmoe_dg.runs.hparams import Hparam, log10_uniform
 
 
 class LPFT(ERM):
-    """Cross-entropy: ``linear_steps`` updates of the classifier alone at ``linear_lr``, then of everything.
+    """Minimise cross-entropy: the classifier alone for ``linear_steps`` updates at ``linear_lr``, then everything.
 
-    In the first phase the backbone is in evaluation mode (no dropout, batch norm by its running statistics, MoE routing
-    as in prediction), so that the classifier meets the features it was promised; routing losses have nothing to move.
-    The paper solves the first phase to convergence on stored features; here it sees the augmented minibatches.
+    In the first phase the backbone is frozen and in evaluation mode (no dropout, batch norm with its running
+    statistics, MoE routing as in prediction), so that the classifier is trained on the pre-trained features; there are
+    no routing losses. The paper solves the first phase to convergence on stored features; here the classifier sees
+    augmented minibatches.
     """
 
     paper = "Kumar et al., Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution, 2022"
@@ -35,12 +36,7 @@ class LPFT(ERM):
 
     @classmethod
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
-        return super().hparam_table(dataset) | {"linear_lr": Hparam(1e-3, log10_uniform(-4, -2))}
-
-    @classmethod
-    def check_hparams(cls, hparams: dict[str, Any], where: str) -> None:
-        super().check_hparams(hparams, where)
-        require_positive(hparams, ["linear_lr"], where)
+        return super().hparam_table(dataset) | {"linear_lr": Hparam(1e-3, log10_uniform(-4, -2), above=0)}
 
     def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         self.update_count += 1

@@ -1,4 +1,4 @@
-"""MIRO: stay informative about what the pre-trained network sees."""
+"""MIRO: keep the mutual information with the features of the pre-trained network."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from torch import Tensor, nn
 
 from sfmoe_dg.algorithms.base import Minibatches, Values
 from sfmoe_dg.algorithms.erm import ERM
-from sfmoe_dg.algorithms.objectives.dann import domain_labels
+from sfmoe_dg.algorithms.shared.domains import domain_labels
 from sfmoe_dg.models.moe.routers import full_precision
 from sfmoe_dg.models.stages import recorded_stages
-from sfmoe_dg.runs.hparams import Hparam, choice, require_positive
+from sfmoe_dg.runs.hparams import Hparam, choice
 
 
 class MIRO(ERM):
-    """Cross-entropy plus ``ld`` times a bound on the mutual information with the pre-trained features, stage by stage.
+    """Minimise cross-entropy minus ``ld`` times a lower bound on the mutual information with the pre-trained features.
 
-    The bound is the Gaussian log-likelihood of the frozen initial network's features given the trained one's, with a
-    learned variance per channel, averaged over entries and summed over stages: stem and four stages of a ResNet, as in
-    the paper, every quarter of a transformer's blocks, the features themselves for other networks. Without pre-trained
-    weights the oracle is the random initial network, which there is no reason to stay near.
+    The bound is the Gaussian log-likelihood of the features of the frozen initial network, given those of the trained
+    network, with a learned variance per channel. It is averaged over entries and summed over stages: the stem and four
+    stages of a ResNet, as in the paper; every quarter of a transformer's blocks; for other networks the features alone.
+    Without pre-trained weights the penalty keeps the network near its random initial weights, which is of no use.
 
-    Source: the paper, equations 5 and 6; ``ld`` and its range, learning rate of the variances: its appendix and code.
+    Source: the paper, equations 5 and 6. ``ld``, its range and the learning rate of the variances come from the paper's
+    appendix and code.
     """
 
     paper = "Cha et al., Domain Generalization by Mutual-Information Regularization with Pre-trained Models, 2022"
@@ -48,13 +49,8 @@ class MIRO(ERM):
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
         return super().hparam_table(dataset) | {
             "ld": Hparam(0.01 if dataset in ("PACS", "VLCS") else 0.1, choice(1.0, 0.1, 0.01, 0.001)),
-            "lr_mult": Hparam(10.0),
+            "lr_mult": Hparam(10.0, above=0),
         }
-
-    @classmethod
-    def check_hparams(cls, hparams: dict[str, Any], where: str) -> None:
-        super().check_hparams(hparams, where)
-        require_positive(hparams, ["lr_mult"], where)
 
     def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
         with recorded_stages(self.featurizer.network) as recorded:
@@ -74,12 +70,12 @@ class MIRO(ERM):
 
 
 def information_loss(feature: Tensor, target: Tensor, variance: Tensor) -> Tensor:
-    """Half the mean of (feature - target)² / variance + log variance."""
+    """½ · mean((feature - target)² / variance + log variance), the negative Gaussian log-likelihood of ``target``."""
     return ((full_precision(feature) - full_precision(target)).square() / variance + variance.log()).mean() / 2
 
 
 class ChannelVariance(nn.Module):
-    """A learned positive value per channel, 0.1 at first, shaped to fit features [B, C, H, W], [B, S, D] or [B, D]."""
+    """A learned positive variance per channel, broadcastable to features [B, C, H, W], [B, S, D] or [B, D]."""
 
     SMALLEST = 1e-5
 

@@ -1,4 +1,4 @@
-"""MixStyle: train on feature maps whose channel statistics are mixed with another image's."""
+"""MixStyle: mix the channel statistics of feature maps between images."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from torch import Tensor, nn
 
 from sfmoe_dg.algorithms.base import Forward, Minibatches
 from sfmoe_dg.algorithms.erm import ERM
-from sfmoe_dg.algorithms.objectives.dann import domain_labels
-from sfmoe_dg.algorithms.shared.gradients import from_host
+from sfmoe_dg.algorithms.shared.domains import domain_labels
+from sfmoe_dg.algorithms.shared.host_draws import from_host
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.models.stages import conv_stages
-from sfmoe_dg.runs.hparams import Hparam, choice, require_positive
+from sfmoe_dg.runs.hparams import Hparam, choice
 
 EPSILON = 1e-6
 NUM_STAGES = 2
 
 
 class MixStyle(ERM):
-    """Cross-entropy of a network whose first two stages return, in training, maps of mixed style.
+    """Minimise the cross-entropy of a network whose first two stages mix the style of their feature maps in training.
 
-    After each of them, with probability ``mixstyle_p``, every image's mean and standard deviation per channel are
-    replaced by a mixture with those of another image, by a weight drawn from Beta(``mixstyle_alpha``, same).
-    ``mixstyle_mix``: 'random' takes any image of the batch, 'crossdomain' one of another domain.
+    After each of these stages, with probability ``mixstyle_p``, the mean and standard deviation per channel of every
+    image are replaced by a mixture with those of another image: share · own + (1 - share) · other, with the share drawn
+    from Beta(``mixstyle_alpha``, ``mixstyle_alpha``). With ``mixstyle_mix`` 'random' the other is any image of the
+    batch, with 'crossdomain' an image of another domain.
 
-    Source: the paper, section 3 and its settings (p 0.5, alpha 0.1, the first two residual stages). Convolutional
-    backbones only: a transformer's tokens carry content where maps carry style, and the paper defines nothing there.
+    Source: the paper, section 3 and its settings (p 0.5, alpha 0.1, the first two residual stages). Only for
+    convolutional backbones, as in the paper.
     """
 
     paper = "Zhou et al., Domain Generalization with MixStyle, 2021"
@@ -52,18 +53,13 @@ class MixStyle(ERM):
     @classmethod
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
         return super().hparam_table(dataset) | {
-            "mixstyle_p": Hparam(0.5),
-            "mixstyle_alpha": Hparam(0.1, choice(0.1, 0.2, 0.3)),
+            "mixstyle_p": Hparam(0.5, low=0, high=1),
+            "mixstyle_alpha": Hparam(0.1, choice(0.1, 0.2, 0.3), above=0),
             "mixstyle_mix": Hparam("random", choices=("random", "crossdomain")),
         }
 
-    @classmethod
-    def check_hparams(cls, hparams: dict[str, Any], where: str) -> None:
-        super().check_hparams(hparams, where)
-        require_positive(hparams, ["mixstyle_alpha"], where)
-
     def forward_domains(self, minibatches: Minibatches) -> Forward:
-        # Hooks are not told what the network is given beside the pictures.
+        # A hook sees the images alone, so the domains are passed to it here.
         self._domains = domain_labels(minibatches)
         try:
             return super().forward_domains(minibatches)
@@ -82,7 +78,12 @@ class MixStyle(ERM):
 
 
 def mix_styles(x: Tensor, others: Tensor, share: Tensor) -> Tensor:
-    """Maps [B, C, H, W] with ``share`` [B, 1, 1, 1] of their own and the rest of ``others``' mean and deviation."""
+    """Feature maps [B, C, H, W] with the style of image ``others[i]`` mixed into that of image i.
+
+    Args:
+        others: index of the other image, int64 [B].
+        share: weight of the image's own mean and standard deviation, [B, 1, 1, 1].
+    """
     own = x.detach().float()
     mean, deviation = own.mean((2, 3), keepdim=True), (own.var((2, 3), keepdim=True) + EPSILON).sqrt()
     new_mean = share * mean + (1 - share) * mean[others]
@@ -91,7 +92,7 @@ def mix_styles(x: Tensor, others: Tensor, share: Tensor) -> Tensor:
 
 
 def other_domain(domains: Tensor) -> Tensor:
-    """For every image [B] the index of a random image of another domain, or of any where there is but one domain."""
+    """For every image the index [B] of a random image of another domain; of any image if there is only one domain."""
     differs = domains[:, None].ne(domains).float()
     differs = torch.where(differs.any(1, keepdim=True), differs, 1.0)
     return torch.multinomial(differs, 1).squeeze(1)

@@ -1,4 +1,4 @@
-"""MMD: align the distributions of the features between domains."""
+"""MMD: align the distributions of features between domains."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from sfmoe_dg.algorithms.shared.kernels import gaussian_mmd
 
 
 class MMD(CORAL):
-    """ERM plus ``mmd_gamma`` times the mean over pairs of domains of the maximum mean discrepancy of their features.
+    """Minimise the mean risk plus ``mmd_gamma`` times the mean over pairs of domains of the MMD of their features.
 
-    Follows DomainBed: seven Gaussian kernels of fixed widths, and no adversary, unlike the paper.
+    Follows DomainBed: seven Gaussian kernels of fixed widths, without the paper's adversarial autoencoder.
     """
 
     paper = "Li et al., Domain Generalization with Adversarial Feature Learning, 2018"
@@ -19,5 +19,5 @@ class MMD(CORAL):
 
     @staticmethod
     def distance(a: Tensor, b: Tensor) -> Tensor:
-        """Between the features of two domains, [N, D] and [M, D]."""
+        """The distance [] between the features of two domains, [N, D] and [M, D]."""
         return gaussian_mmd(a, b)

@@ -1,4 +1,4 @@
-"""Marginal transfer learning: the classifier also sees where the domain's features lie."""
+"""Marginal transfer learning (MTL): the classifier also sees the mean feature of the domain."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from sfmoe_dg.runs.hparams import Hparam, choice
 
 
 class MTL(Algorithm):
-    """The sum over domains of the cross-entropy of a classifier on features and the domain's mean feature.
+    """Minimise the cross-entropy, summed over domains, of a classifier that also sees the domain's mean feature.
 
-    The mean is a moving average of every training domain's batches (weight ``mtl_ema`` on the new batch), and the mean
-    of the batch itself in prediction, which is why evaluation shuffles.
+    In training the mean is a moving average over the domain's batches, in which the new batch has the weight
+    ``mtl_ema``. In prediction it is the mean of the batch; evaluation therefore shuffles the images.
 
-    DomainBed overwrites these means with standard normal noise before the classifier sees them (``.normal_()`` works
-    in place), in training and in prediction. ``mtl_noise``, on by default, keeps this, so that results compare with
-    published ones; switched off, the classifier sees the means, as the paper has it.
+    DomainBed overwrites the means with standard normal noise before the classifier sees them (``.normal_()`` works in
+    place), in training and in prediction. ``mtl_noise``, on by default, does the same, so that results can be compared
+    with published ones. If it is off, the classifier sees the means, as in the paper.
     """
 
     paper = "Blanchard et al., Domain Generalization by Marginal Transfer Learning, 2021"
@@ -43,7 +43,7 @@ class MTL(Algorithm):
     @classmethod
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
         return super().hparam_table(dataset) | {
-            "mtl_ema": Hparam(0.99, choice(0.5, 0.9, 0.99, 1.0)),
+            "mtl_ema": Hparam(0.99, choice(0.5, 0.9, 0.99, 1.0), low=0, high=1),
             "mtl_noise": Hparam(True),
         }
 

@@ -1,4 +1,4 @@
-"""RDM: the same distribution of risks in the worst domain as in all."""
+"""RDM: match the distribution of risks in the worst domain with that in all domains."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfmoe_dg.algorithms.base import PARALLEL_MODES, Forward
+from sfmoe_dg.algorithms.common_hparams import SMALL_IMAGES
 from sfmoe_dg.algorithms.shared.annealing import AnnealedERM
 from sfmoe_dg.algorithms.shared.kernels import gaussian_mmd
-from sfmoe_dg.runs.hparams import SMALL_IMAGES, Hparam, choice, int_uniform, uniform
+from sfmoe_dg.runs.hparams import Hparam, choice, int_uniform, uniform
 
 RISK_GAMMAS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
-"""The inverse widths of the kernels with which risks are compared."""
+"""The inverse widths of the kernels with which DomainBed compares risks."""
 
 
 class RDM(AnnealedERM):
-    """Mean risk plus ``rdm_lambda`` times the discrepancy between the worst domain's risks and all domains' risks.
+    """Minimise the mean risk plus ``rdm_lambda`` times the MMD between the worst domain's risks and all domains' risks.
 
-    Risks are those of single images, the discrepancy is the maximum mean discrepancy; ``variance_weight`` times the
-    variance of the risks of all images and of the worst domain's is added. Neither counts before
-    ``rdm_penalty_anneal_iters``. Follows DomainBed, which runs on CUDA only and wants minibatches of equal size.
+    The risks are those of single images. ``variance_weight`` times the sum of two variances is added: that of the risks
+    of all images, and that of the worst domain's. Both penalties start after ``rdm_penalty_anneal_iters`` updates.
+    Follows DomainBed, which needs CUDA and minibatches of equal size.
     """
 
     paper = "Nguyen et al., Domain Generalisation via Risk Distribution Matching, 2023"
+    waits_for_device = "reads which domain is the worst"
     parallel_modes = PARALLEL_MODES
     min_batch_size = 2  # for the variance of a domain's risks
     anneal_hparams = ("rdm_penalty_anneal_iters",)
@@ -32,7 +34,7 @@ class RDM(AnnealedERM):
     @classmethod
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
         table = super().hparam_table(dataset)
-        table |= {"rdm_lambda": _weight(dataset), "rdm_lr": Hparam(1.5e-5, uniform(8e-6, 2e-5))}
+        table |= {"rdm_lambda": _weight(dataset), "rdm_lr": Hparam(1.5e-5, uniform(8e-6, 2e-5), above=0)}
         if dataset == "DomainNet":
             table["rdm_penalty_anneal_iters"] = Hparam(2400, int_uniform(1500, 3000))
         else:
@@ -42,9 +44,9 @@ class RDM(AnnealedERM):
         else:
             table["variance_weight"] = Hparam(0.004, uniform(0.001, 0.007))
         if dataset in ("DomainNet", "TerraIncognita"):
-            table["batch_size"] = Hparam(40, int_uniform(30, 60))
+            table["batch_size"] = Hparam(40, int_uniform(30, 60), low=1)
         elif dataset not in SMALL_IMAGES:
-            table["batch_size"] = Hparam(88, int_uniform(70, 100))
+            table["batch_size"] = Hparam(88, int_uniform(70, 100), low=1)
         return table
 
     def objective(self, forward: Forward) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""Representation self-challenging: mute the features that the prediction leans on most."""
+"""Representation self-challenging (RSC): mute the features on which a prediction depends most."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sfmoe_dg.runs.hparams import Hparam, uniform
 
 
 class RSC(ERM):
-    """Cross-entropy with, in the images whose prediction suffers most, the features of the highest gradient muted.
+    """Minimise cross-entropy after muting the features with the highest gradients, in the images that suffer most.
 
-    Of every image the share ``rsc_f_drop_factor`` of features is muted, in the share ``rsc_b_drop_factor`` of images.
-    As in DomainBed, features are the pooled ones, so that every backbone will do (the paper mutes positions and
-    channels of a ResNet's last feature map). The equations named below are the paper's.
+    In each image the share ``rsc_f_drop_factor`` of the features is muted, and this is done in the share
+    ``rsc_b_drop_factor`` of the images. As in DomainBed, the features are pooled ones, so that every backbone can be
+    used; the paper mutes positions and channels of a ResNet's last feature map. Equations below are the paper's.
     """
 
     paper = "Huang et al., Self-Challenging Improves Cross-Domain Generalization, 2020"
@@ -27,8 +27,8 @@ class RSC(ERM):
     @classmethod
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
         return super().hparam_table(dataset) | {
-            "rsc_f_drop_factor": Hparam(1 / 3, uniform(0, 0.5)),
-            "rsc_b_drop_factor": Hparam(1 / 3, uniform(0, 0.5)),
+            "rsc_f_drop_factor": Hparam(1 / 3, uniform(0, 0.5), low=0, high=1),
+            "rsc_b_drop_factor": Hparam(1 / 3, uniform(0, 0.5), low=0, high=1),
         }
 
     def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
@@ -39,7 +39,7 @@ class RSC(ERM):
         return self.step(self.optimizer, loss, forward.routing_losses)
 
     def _kept(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """Which features [B, D] stay, as 0 and 1."""
+        """The mask [B, D] of features: 1 to keep, 0 to mute."""
         index = labels.unsqueeze(1)
         # Equation 1: the gradient of the true class's score; equation 2: the features below its percentile.
         (gradient,) = torch.autograd.grad(logits.gather(1, index).sum(), features, retain_graph=True)
@@ -55,7 +55,7 @@ class RSC(ERM):
 def percentile(values: Tensor, fraction: float) -> Tensor:
     """The linearly interpolated percentile along the last dimension, which is kept with size 1.
 
-    ``numpy.percentile``'s without leaving the device; the position is rounded like there, which matters where it falls
+    As ``numpy.percentile``, but on the device. The position is rounded as there, which matters where it falls exactly
     on a value.
     """
     number = np.float64 if values.dtype == torch.float64 else np.float32

@@ -1,4 +1,4 @@
-"""SagNet: a network that is not told apart by style."""
+"""SagNet: a classifier that depends on the content of an image and not on its style."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from torch import Tensor
 
 from sfmoe_dg.algorithms.base import Minibatches, Values, unread
 from sfmoe_dg.algorithms.erm import ERM, make_classifier, mean_losses
-from sfmoe_dg.algorithms.shared.gradients import from_host
+from sfmoe_dg.algorithms.shared.host_draws import from_host
 from sfmoe_dg.runs.hparams import Hparam, log10_uniform
 
 
 class SagNet(ERM):
-    """Three steps an update: cross-entropy of the classifier on features of mixed style; cross-entropy of a second
-    one, the style classifier, on the style of one image and the content of another; and the featurizer moves to leave
-    the latter undecided (``sag_w_adv`` times its cross-entropy with the uniform distribution).
+    """Minimise the cross-entropy of a content classifier, and make a style classifier uncertain.
 
-    As in DomainBed, style is mean and variance of the pooled feature vector, so that every backbone will do; the paper
-    takes them of feature maps between a ResNet's stages. Routing losses are added to both steps that move the backbone.
+    An update takes three steps. Featurizer and classifier minimise cross-entropy on features of mixed style. The style
+    classifier minimises cross-entropy on the style of one image and the content of another. The featurizer minimises
+    ``sag_w_adv`` times the style classifier's cross-entropy with the uniform distribution.
+
+    As in DomainBed, style is the mean and variance of the pooled feature vector, so that every backbone can be used;
+    the paper uses those of feature maps between a ResNet's stages. Routing losses are added in both steps of the
+    featurizer.
     """
 
     paper = "Nam et al., Reducing Domain Gap by Reducing Style Bias, 2021"
@@ -65,7 +68,7 @@ EPSILON = 1e-5
 
 
 def randomize_style(x: Tensor) -> Tensor:
-    """Features [B, D] with every row's mean and variance moved towards those of another row."""
+    """Features [B, D] whose mean and variance per row are mixed with those of another row."""
     share, other = _draw(x)
     mean, var = x.mean(1, keepdim=True), x.var(1, keepdim=True)
     content = (x - mean) / (var + EPSILON).sqrt()
@@ -75,7 +78,7 @@ def randomize_style(x: Tensor) -> Tensor:
 
 
 def randomize_content(x: Tensor) -> Tensor:
-    """Features [B, D] with every row's mean and variance, and the normalised values of another row, held constant."""
+    """Features [B, D]: the mean and variance of each row with the normalised values (detached) of another."""
     _, other = _draw(x)
     mean, var = x.mean(1, keepdim=True), x.var(1, keepdim=True)
     content = (x - mean) / (var + EPSILON).sqrt()
@@ -83,5 +86,5 @@ def randomize_content(x: Tensor) -> Tensor:
 
 
 def _draw(x: Tensor) -> tuple[Tensor, Tensor]:
-    """How much of a row's own style stays [B, 1], and the other row [B]; drawn on the CPU, like upstream."""
+    """The share of a row's own style [B, 1] and the index of the other row [B], drawn on the CPU as in DomainBed."""
     return from_host(torch.rand(len(x), 1).to(x.dtype), x), from_host(torch.randperm(len(x)), x)

@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation."""
+"""Sharpness-aware minimisation (SAM)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from sfmoe_dg.runs.hparams import Hparam, choice
 
 
 class SAM(ERM):
-    """The objective (cross-entropy and routing losses) at the worst weights within ``sam_rho`` of the current ones.
+    """Minimise the largest loss within the distance ``sam_rho`` of the current weights.
 
-    The worst weights are found by one step of length ``sam_rho`` along the gradient; the optimiser then takes the
-    gradient there, from the current weights. Batch norm statistics count the first of the two passes only.
+    The weights with the largest loss are approximated by one step of length ``sam_rho`` along the gradient. The
+    optimiser then applies the gradient at these weights to the current ones. The loss is cross-entropy plus routing
+    losses. Only the first of the two passes updates the running statistics of batch norms.
 
-    Source: the paper, algorithm 1; rho 0.05 is its default, the range that of its experiments.
+    Source: the paper, algorithm 1; 0.05 is its default of rho, and the range is that of its experiments.
     """
 
     paper = "Foret et al., Sharpness-Aware Minimization for Efficiently Improving Generalization, 2021"
@@ -55,10 +56,13 @@ class SAM(ERM):
 
 @torch.no_grad()
 def climb(parameters: Sequence[nn.Parameter], rho: float) -> list[tuple[nn.Parameter, Tensor]]:
-    """Move parameters by a step of length ``rho`` along their gradient; returns every step, so that it can be undone.
+    """Move parameters by a step of length ``rho`` along their joint gradient.
 
-    A scaled gradient has the same direction. One that is zero or not finite moves nothing: float16's scaler then
-    skips the optimiser's step too.
+    The gradient may be scaled, which does not change its direction. If it is zero or not finite, nothing moves;
+    float16's scaler then skips the optimiser's step too.
+
+    Returns:
+        (parameter, change) of every parameter with a gradient, so that the step can be undone.
     """
     with_gradient = [(p, p.grad) for p in parameters if p.grad is not None]
     norm = torch.stack([gradient.float().norm() for _, gradient in with_gradient]).norm()

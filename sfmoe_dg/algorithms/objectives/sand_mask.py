@@ -1,4 +1,4 @@
-"""SANDMask: a soft ANDMask that also asks how much the domains' gradients differ in size."""
+"""SANDMask: a smooth ANDMask that also depends on the variance of the domains' gradients."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from sfmoe_dg.algorithms.shared.gradient_masks import MaskedGradients
 from sfmoe_dg.runs.hparams import Hparam, log10_uniform, uniform
 
 NEARLY_NOTHING = 1e-17
-"""What upstream puts in the place of a variance or a mask that is not a number."""
+"""The value with which DomainBed replaces a variance or a mask that is NaN."""
 
 
 class SANDMask(MaskedGradients):
-    """The mean gradient of the domains times max(0, tanh(k (agreement - tau) / variance)).
+    """Multiply the mean gradient of the domains by max(0, tanh(``k`` · (agreement - ``tau``) / variance)).
 
-    ``agreement`` is the size of the mean sign, ``variance`` the unbiased one over domains. Source: the paper's
-    equation 3, as in DomainBed.
+    ``agreement`` is |mean over domains of sign(gradient)|, ``variance`` the unbiased variance over domains. Source: the
+    paper's equation 3, as in DomainBed.
 
-    Beware of upstream's default ``tau`` of 1, kept here so that default runs mean the same: the agreement is never
-    above 1, so the mask is then zero everywhere and nothing is learnt. Random search draws values that learn.
+    With DomainBed's default ``tau`` of 1, kept here for comparable defaults, nothing is learnt: the agreement is never
+    above 1, so that the mask is zero everywhere. The values of random search do learn.
     """
 
     paper = "Shahtalebi et al., SAND-mask: An Enhanced Gradient Masking Strategy, 2021"
@@ -34,11 +34,11 @@ class SANDMask(MaskedGradients):
 
     def mask(self, by_domain: Tensor) -> Tensor:
         if len(by_domain) > 1:
-            # Tensor.var over a short first axis is several times as slow.
+            # Tensor.var over a short first axis takes several times as long.
             variance = (by_domain - by_domain.mean(0)).square().sum(0) / (len(by_domain) - 1)
         else:
             variance = torch.full_like(by_domain[0], NEARLY_NOTHING)
         agreement = by_domain.sign().mean(0).abs()
-        # A variance of zero gives infinity, and where the agreement equals tau as well, 0 times infinity.
+        # A variance of zero gives infinity or, where the agreement equals tau, NaN.
         mask = torch.tanh(self.hparams["k"] / variance * (agreement - self.hparams["tau"])).clamp(min=0)
         return mask.nan_to_num(NEARLY_NOTHING)

@@ -1,4 +1,4 @@
-"""SD: keep the logits small, so that no feature is starved of gradient."""
+"""SD, spectral decoupling: penalise large logits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sfmoe_dg.runs.hparams import Hparam, log10_uniform
 
 
 class SD(ERM):
-    """Cross-entropy plus ``sd_reg`` times the mean squared logit ("spectral decoupling").
+    """Minimise cross-entropy plus ``sd_reg`` times the mean squared logit.
 
     Source: the paper's equation 25, without its factor of one half, as in DomainBed.
     """

@@ -1,4 +1,4 @@
-"""SelfReg: images of the same class should give the same logits and features."""
+"""SelfReg: pull the logits and features of images of the same class together."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from torch import Tensor, nn
 
 from sfmoe_dg.algorithms.base import Minibatches, Values
 from sfmoe_dg.algorithms.erm import ERM
-from sfmoe_dg.algorithms.shared.gradients import from_host
+from sfmoe_dg.algorithms.shared.host_draws import from_host
 
 
 class SelfReg(ERM):
-    """Cross-entropy plus squared distances between images of a class: of logits, and of features to projected features.
+    """Minimise cross-entropy plus squared distances between images of a class: of logits, and of features.
 
-    Once to another image, once to a mixture of two others, in the shares of a draw from Beta(1/2, 1/2); the sum is
-    scaled by the cross-entropy where that is below 1. Follows DomainBed, which gives the projection to no optimiser:
-    it stays as it was born (and is frozen here, so that it costs no gradients), only its batch norms see statistics.
+    Each image is compared with another image of its class, and with a mixture of two others; the features of the others
+    pass a projection first. The two distances are weighted by a share drawn from Beta(½, ½). Their sum is multiplied by
+    the cross-entropy where that is below 1. Follows DomainBed, which gives the projection to no optimiser: its weights
+    keep their initial values (here they are frozen, which saves their gradients), and only the running statistics of
+    its batch norms change.
     """
 
     paper = "Kim et al., SelfReg: Self-supervised Contrastive Regularization for Domain Generalization, 2021"
-    min_batch_size = 2  # for its batch norms
+    waits_for_device = "shuffles images of a class on the CPU"
+    min_batch_size = 2  # for the batch norms of the projection
     feature_weight = 0.3
 
     def __init__(
@@ -58,7 +61,7 @@ class SelfReg(ERM):
 
 
 def two_shuffles_within(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Two orders that mix every run of equal labels in itself, drawn in turn from torch's global generator."""
+    """Two permutations [B] that shuffle images within each run of equal labels, drawn from torch's global generator."""
     one: list[Tensor] = []
     other: list[Tensor] = []
     start = 0

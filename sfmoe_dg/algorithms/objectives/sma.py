@@ -1,4 +1,4 @@
-"""SMA: ERM whose predictions come from the mean of the weights along training."""
+"""SMA: ERM that predicts with the mean of the weights along training."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sfmoe_dg.runs.hparams import Hparam
 
 
 class SMA(ERM):
-    """Cross-entropy; predictions come from the mean of the weights at every update from ``sma_start_iter`` on.
+    """Minimise cross-entropy, and predict with the mean of the weights over all updates from ``sma_start_iter`` on.
 
-    Source: the paper, section 3.1; its start is update 100. Running statistics of batch norm are averaged like
-    weights, as in the authors' code.
+    Source: the paper, section 3.1, which starts at update 100. The running statistics of batch norm are averaged too,
+    as in the authors' code.
     """
 
     paper = "Arpit et al., Ensemble of Averages: Improving Model Selection in Domain Generalization, 2022"

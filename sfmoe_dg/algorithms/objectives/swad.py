@@ -1,4 +1,4 @@
-"""SWAD: ERM whose predictions come from the weights' mean over the valley of the validation loss."""
+"""SWAD: ERM that predicts with the mean of the weights over the valley of the validation loss."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from torch import Tensor
 from sfmoe_dg.algorithms.base import Minibatches, Values
 from sfmoe_dg.algorithms.erm import ERM
 from sfmoe_dg.algorithms.shared.averages import LossValley, RunningMean, move_towards, tensors
-from sfmoe_dg.runs.hparams import Hparam, require_positive
+from sfmoe_dg.runs.hparams import Hparam
 
 
 class SWAD(ERM):
-    """Cross-entropy; the weights of all updates from when the validation loss stops falling until it has risen.
+    """Minimise cross-entropy, and predict with the mean of the weights while the validation loss is near its minimum.
 
     The validation loss is that of the weights being trained, on the training domains' out-splits without augmentation,
-    at every evaluation; the paper's interval is 100 updates (VLCS 50, DomainNet 500, and 15,001 updates there): set
-    ``--checkpoint_freq`` and ``--steps``. An evaluation's accuracies are those of the model that SWAD would return if
-    training ended there: the mean over the valley, or over the latest interval before it begins. Once it has ended,
-    updates do nothing, and the accuracies stay. Which intervals are averaged: :class:`LossValley`.
+    at every evaluation. The paper evaluates every 100 updates (VLCS 50, DomainNet 500, which it trains for 15,001
+    updates): set ``checkpoint_freq`` and ``steps`` accordingly. :class:`LossValley` decides which updates are averaged.
 
-    The authors freeze batch norm (``freeze_bn``); without that its running statistics are averaged like weights, where
+    The accuracies of an evaluation are those of the model that SWAD would return if training ended there: the mean over
+    the valley, or over the latest interval before the valley begins. Once the valley has ended, updates do nothing and
+    the accuracies no longer change.
+
+    The authors freeze batch norm (``freeze_bn``). Without that, its running statistics are averaged like weights, where
     the authors estimate them anew from 500 batches.
     """
 
@@ -46,17 +48,12 @@ class SWAD(ERM):
 
     @classmethod
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
-        """The settings of the paper (section 4.1) and of the authors' scripts; they search none of them."""
+        """The settings of the paper (section 4.1) and of the authors' scripts, which search none of them."""
         return super().hparam_table(dataset) | {
-            "swad_n_converge": Hparam(3),
-            "swad_n_tolerance": Hparam(6),
-            "swad_tolerance_ratio": Hparam(0.2 if dataset == "VLCS" else 0.3),
+            "swad_n_converge": Hparam(3, low=1),
+            "swad_n_tolerance": Hparam(6, low=1),
+            "swad_tolerance_ratio": Hparam(0.2 if dataset == "VLCS" else 0.3, above=0),
         }
-
-    @classmethod
-    def check_hparams(cls, hparams: dict[str, Any], where: str) -> None:
-        super().check_hparams(hparams, where)
-        require_positive(hparams, ["swad_n_converge", "swad_n_tolerance", "swad_tolerance_ratio"], where)
 
     @property
     def needs_validation_loss(self) -> bool:  # type: ignore[override]
@@ -74,7 +71,7 @@ class SWAD(ERM):
 
     def validated(self, loss: float) -> None:
         if self.segment.state is not None:
-            # On the CPU: up to as many copies wait there as the valley tolerates losses.
+            # On the CPU, since the valley may keep as many copies as n_converge or n_tolerance.
             self.valley.add(loss, {name: value.cpu() for name, value in self.segment.state.items()})
         self.segment = RunningMean()
         mean = self.valley.average()

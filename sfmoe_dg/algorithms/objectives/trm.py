@@ -1,4 +1,4 @@
-"""TRM: features on which the optimal classifier of one domain serves the others."""
+"""TRM: learn features on which the optimal classifier of one domain also works on the others."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ from sfmoe_dg.models.moe.routers import full_precision_region
 from sfmoe_dg.runs.hparams import Hparam, int_log10_uniform, log10_uniform
 
 HEAD_STEPS = 30
-"""Steps of gradient descent that fit the heads at every update."""
+"""The number of gradient descent steps that fit the heads in every update."""
 
 
 class TRM(ERM):
-    """Cross-entropy plus, from ``iters`` updates on, the risk of every domain's own head on the other domains.
+    """Minimise cross-entropy plus the risk of each domain's own linear head on the other domains.
 
-    Besides the classifier every domain has a linear head, fitted to its features by a few steps per update. To the
-    transfer risk belongs a term in how the heads move with the features, approximated by a Neumann series for the
-    inverse Hessian and weighted by ``cos_lambda``; the other domains are weighted by ``alpha``, which grows with their
-    risk at the rate ``groupdro_eta``. Source: the paper's algorithm 1, as in DomainBed.
+    The penalty starts after ``iters`` updates. Every domain has a linear head beside the classifier, fitted to the
+    domain's features by :data:`HEAD_STEPS` steps in every update. The other domains are weighted by ``alpha``, which
+    grows with their risk at the rate ``groupdro_eta``. A further term, weighted by ``cos_lambda``, accounts for the
+    change of the heads with the features; its inverse Hessian is approximated by a Neumann series. Source: the paper's
+    algorithm 1, as in DomainBed.
 
-    Differences from upstream: runs without CUDA; heads and ``alpha`` are part of the saved model; the head that
-    belongs to no domain is left out; a non-linear classifier, which upstream replaces by a linear one, is refused.
+    Differences from DomainBed: runs without CUDA; heads and ``alpha`` are part of the saved model; the head that
+    belongs to no domain is left out; a non-linear classifier, which DomainBed replaces by a linear one, is refused.
     """
 
     paper = "Xu and Jaakkola, Learning Representations that Support Robust Transfer of Predictors, 2021"
+    waits_for_device = "reads how far its Neumann series has grown"
     needs = "a linear classifier"
     min_domains = 2
     update_count: Tensor
@@ -63,7 +65,7 @@ class TRM(ERM):
         risk = F.cross_entropy(forward.all_logits, forward.all_labels)
         transfer = risk.new_zeros(())
         if self.update_count.item() >= self.hparams["iters"]:
-            # Thirty small steps and second derivatives of the heads: not in half precision.
+            # Half precision is too coarse for many small steps and second derivatives of the heads.
             with full_precision_region(risk):
                 transfer = self._transfer_risk(forward)
         self.update_count += 1
@@ -82,8 +84,8 @@ class TRM(ERM):
             gradient = torch.autograd.grad(here, head.weight, create_graph=True)[0].flatten()
             direction = torch.autograd.grad(alpha @ elsewhere, head.weight, retain_graph=True)[0].flatten()
             moved = inverse_hessian_times(direction, head, features[own].detach(), forward.labels[own])
-            # The direction is taken under the weights as they were, the risk minimised under those that have grown,
-            # as upstream's gradients are: its weights change in place after they were recorded for the backward pass.
+            # The direction uses alpha before it grows, the risk alpha after it has grown. This gives upstream's
+            # gradients: it changes alpha in place after recording it for the backward pass.
             alpha = alpha * (self.hparams["groupdro_eta"] * alpha * elsewhere.detach()).exp()
             self.alpha[own, others] = alpha
             risks.append(alpha @ elsewhere - self.hparams["cos_lambda"] * (moved @ gradient))
@@ -91,11 +93,11 @@ class TRM(ERM):
 
     def _fit_heads(self, features: list[Tensor], labels: list[Tensor]) -> None:
         if self.hparams["class_balanced"]:
-            # Upstream's remedy for labels that differ between domains; the classifier is linear.
+            # As upstream, start from the classifier, for domains with different label distributions.
             start = next(self.classifier.parameters()).detach()
             for head in self.heads:
                 head.weight.data.copy_(start)
-        # Plain descent keeps no state. Out of reach of the learning-rate schedule: it fits, it does not train.
+        # SGD keeps no state. A local variable, so that the learning-rate schedule does not apply to it.
         optimizer = torch.optim.SGD([p for head in self.heads for p in head.parameters()], lr=0.1)
         for _ in range(HEAD_STEPS):
             risks = [F.cross_entropy(h(z), y) for h, z, y in zip(self.heads, features, labels, strict=True)]
@@ -105,10 +107,11 @@ class TRM(ERM):
 
 
 def inverse_hessian_times(vector: Tensor, head: nn.Linear, features: Tensor, labels: Tensor) -> Tensor:
-    """Ten terms of the Neumann series Σ (1 - H)ⁿ ``vector``, H the Hessian of the risk by the weights; a constant.
+    """Approximate H⁻¹ · ``vector`` by ten terms of the Neumann series Σ (1 - H)ⁿ · ``vector``, without gradients.
 
-    It stops early when an entry passes 10. As upstream, whose subtraction in place also changes its running sum, the
-    sum starts with the term of n = 1 twice instead of those of n = 0 and n = 1.
+    H is the Hessian of the risk with respect to the head's weights. The sum stops early when an entry exceeds 10. As in
+    DomainBed, whose in-place subtraction also changes its running sum, the sum starts with the term n = 1 twice instead
+    of the terms n = 0 and n = 1.
     """
     risk = F.cross_entropy(head(features), labels)
     gradient = torch.autograd.grad(risk, head.weight, create_graph=True)[0].flatten()

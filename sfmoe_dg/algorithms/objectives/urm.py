@@ -1,4 +1,4 @@
-"""URM: features that look uniformly distributed, by a discriminator that compares them with uniform noise."""
+"""URM: make features uniformly distributed, with a discriminator that compares them with uniform noise."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ OUTPUTS: dict[str, tuple[type[nn.Module], float]] = {
     "relu": (nn.ReLU, 0.0),
     "sigmoid": (nn.Sigmoid, 0.0),
 }
-"""Activation of the features, and the lower bound of the noise; its upper bound is 1."""
+"""The activation of the features, and the lower bound of the noise; the upper bound is 1."""
 
 
 class URM(ERM):
-    """Cross-entropy plus ``urm_adv_lambda`` times the loss of passing features off as noise to a discriminator.
+    """Minimise cross-entropy plus ``urm_adv_lambda`` times an adversarial loss that makes features look like noise.
 
-    The discriminator is trained after the network, on the same features and fresh noise. Features end in an activation
-    whose range is the noise's. Follows DomainBed, without its restriction to four kinds of backbone.
+    The discriminator is trained after the network, on the same features and new noise. The features pass an activation
+    with the same range as the noise. Follows DomainBed, without its restriction to four kinds of backbone.
     """
 
     paper = "Krishnamachari et al., Uniformly Distributed Feature Representations for Fair and Robust Learning, 2024"
@@ -36,7 +36,7 @@ class URM(ERM):
     ) -> None:
         super().__init__(input_shape, num_classes, num_domains, hparams)
         activation, self.lowest = OUTPUTS[hparams["urm_generator_output"]]
-        # Dropout is the last layer of every featurizer; the activation follows it.
+        # The activation follows dropout, the last layer of every featurizer.
         last: Any = nn.Sequential(self.featurizer.dropout, activation())
         self.featurizer.dropout = last
         layers: list[nn.Module] = [nn.Linear(self.featurizer.n_outputs, 100), nn.LeakyReLU()]
@@ -54,15 +54,15 @@ class URM(ERM):
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
         table = super().hparam_table(dataset)
         small = dataset in LEARNS_FROM_SCRATCH
-        rates = Hparam(1e-3, log10_uniform(-5.5, -3.5)) if small else Hparam(5e-5, log10_uniform(-6, -4.5))
+        rate, draw = (1e-3, log10_uniform(-5.5, -3.5)) if small else (5e-5, log10_uniform(-6, -4.5))
         return table | {
             "urm": Hparam("adversarial", choices=("adversarial",)),
             "urm_adv_lambda": Hparam(0.1, uniform(0, 0.2)),
-            "urm_discriminator_label_smoothing": Hparam(0, uniform(0, 0), types=(float, int)),
+            "urm_discriminator_label_smoothing": Hparam(0, uniform(0, 0), types=(float, int), low=0, high=1),
             "urm_discriminator_optimizer": Hparam("adam", choices=("adam", "sgd")),
-            "urm_discriminator_hidden_layers": Hparam(1, choice(1, 2, 3)),
+            "urm_discriminator_hidden_layers": Hparam(1, choice(1, 2, 3), low=0),
             "urm_generator_output": Hparam("tanh", choice("tanh", "relu"), choices=tuple(OUTPUTS)),
-            "urm_discriminator_lr": rates,
+            "urm_discriminator_lr": Hparam(rate, draw, above=0),
         }
 
     def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:

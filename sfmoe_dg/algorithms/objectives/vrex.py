@@ -1,4 +1,4 @@
-"""VREx: equal risks in all domains."""
+"""VREx: equalise the risks of the domains."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import torch
 from torch import Tensor
 
 from sfmoe_dg.algorithms.base import PARALLEL_MODES, Forward
-from sfmoe_dg.algorithms.objectives.irm import domain_risks
 from sfmoe_dg.algorithms.shared.annealing import AnnealedERM
+from sfmoe_dg.algorithms.shared.domains import domain_risks
 from sfmoe_dg.runs.hparams import Hparam, int_log10_uniform, log10_uniform
 
 
 class VREx(AnnealedERM):
-    """Mean risk of the domains plus ``vrex_lambda`` times the variance of their risks.
+    """Minimise the mean risk of the domains plus ``vrex_lambda`` times the variance of their risks.
 
-    The weight of the penalty is 1 until ``vrex_penalty_anneal_iters`` updates are done, and the variance divides by
-    the number of domains, as in DomainBed. ``nll`` in the records is the mean risk; upstream's is the last domain's.
+    As in DomainBed, the weight of the penalty is 1 during the first ``vrex_penalty_anneal_iters`` updates, and the
+    variance divides by the number of domains. ``nll`` in the records is the mean risk; in DomainBed it is the last
+    domain's.
     """
 
     paper = "Krueger et al., Out-of-Distribution Generalization via Risk Extrapolation, 2020"

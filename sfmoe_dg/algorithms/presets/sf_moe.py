@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 from sfmoe_dg.algorithms.erm import ERM
@@ -33,8 +34,8 @@ class SFMoE(ERM):
         table["backbone"] = Hparam(backbone_for(dataset, *cls.backbones))
         if dataset in cls.settings:
             lr, weight_decay = cls.settings[dataset]
-            table["lr"] = Hparam(lr, log10_uniform(-5, -3.5))
-            table["weight_decay"] = Hparam(weight_decay, log10_uniform(-6, -2))
+            table["lr"] = replace(table["lr"], default=lr, draw=log10_uniform(-5, -3.5))
+            table["weight_decay"] = replace(table["weight_decay"], default=weight_decay, draw=log10_uniform(-6, -2))
         return table
 
 

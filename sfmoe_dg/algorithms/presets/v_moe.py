@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sfmoe_dg.algorithms.erm import ERM
 from sfmoe_dg.algorithms.presets.sf_moe import backbone_for
 from sfmoe_dg.runs.hparams import Hparam
@@ -23,6 +25,6 @@ class VMoE(ERM):
         backbone = backbone_for(dataset, "v_moe_small_patch32_224", "v_moe_tiny_32")
         table["backbone"] = Hparam(backbone)
         if backbone != "v_moe_tiny_32":
-            table["moe_layers"] = Hparam("last-2", types=(str, list))
-            table["num_experts"] = Hparam(8, types=(int, str))
+            table["moe_layers"] = replace(table["moe_layers"], default="last-2")
+            table["num_experts"] = replace(table["num_experts"], default=8)
         return table

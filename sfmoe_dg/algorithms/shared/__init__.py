@@ -1,1 +1,1 @@
-"""What several objectives share: penalties with annealing, gradients per domain, kernels, averages of weights."""
+"""Code that several objectives share: optimisation, precision, penalties, adversaries, averages of weights."""

@@ -1,4 +1,4 @@
-"""What the objectives share whose penalty sets in after a number of updates."""
+"""The base class of objectives whose penalty starts after a number of updates."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from sfmoe_dg.algorithms.erm import ERM
 
 
 class AnnealedERM(ERM):
-    """ERM that counts its updates, and starts with a fresh optimiser when a penalty sets in.
+    """ERM that counts its updates and creates a new optimiser at the update at which a penalty starts.
 
-    The gradients jump at that update, and Adam's running moments would still be those of the old ones. The count is a
-    buffer, so that a model that was saved and loaded goes on where it was.
+    The gradients jump at that update, while Adam's running moments would still be those of the old gradients. The count
+    is a buffer, so that it is saved with the model.
     """
 
     anneal_hparams: ClassVar[tuple[str, ...]] = ()
-    """Names of the hyper-parameters that say after how many updates a penalty sets in."""
+    """Names of the hyper-parameters that give the number of updates before a penalty starts."""
     parallel_modes = PARALLEL_MODES
     restart_lr_hparam: ClassVar[str] = "lr"
-    """Name of the learning rate of the fresh optimiser."""
+    """Name of the hyper-parameter with the learning rate of the new optimiser."""
     update_count: Tensor
 
     def __init__(
@@ -33,7 +33,7 @@ class AnnealedERM(ERM):
         self.register_buffer("update_count", torch.tensor([0]))
 
     def annealed(self, name: str) -> bool:
-        """Whether the penalty whose onset is ``hparams[name]`` is at work in this update."""
+        """Whether this update comes after the first ``hparams[name]`` updates."""
         return self.update_count.item() >= self.hparams[name]
 
     def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:
@@ -48,6 +48,6 @@ class AnnealedERM(ERM):
         self.optimizer = self.adam(self.network.parameters())
         ratio = self.hparams[self.restart_lr_hparam] / self.hparams["lr"]
         for group in self.optimizer.param_groups:
-            # The first rate is what the schedule multiplies.
+            # The schedule multiplies the initial rate.
             group["initial_lr"] *= ratio
             group["lr"] *= ratio

@@ -1,9 +1,9 @@
-"""Means of the weights of networks of one architecture: running, moving, and over a valley of the validation loss.
+"""Averages of weights: a running mean, a moving average, and SWAD's mean over a valley of the validation loss.
 
-Parameters that several layers share are averaged once (WideNet's blocks). Routers and experts are parameters like any
-other: along one training run, or between runs from the same initial weights, expert e of one network corresponds to
-expert e of the other. Buffers are averaged too where they are floating-point, running statistics of batch norm
-included, and taken from the latest network otherwise.
+Parameters that several layers share (WideNet's blocks) are averaged once. Routers and experts are averaged like other
+parameters: along one training run, or between runs with the same initial weights, expert e of one network corresponds
+to expert e of the other. Floating-point buffers, such as the running statistics of batch norm, are averaged too; other
+buffers are copied from the latest network.
 """
 
 from __future__ import annotations
@@ -22,13 +22,20 @@ State = dict[str, Tensor]
 
 
 def tensors(network: nn.Module) -> State:
-    """Parameters and buffers by name, each shared one under its first name only; not copies."""
+    """The network's own parameters and buffers by name (no copies); a shared one appears under its first name only."""
     return dict(network.named_parameters()) | dict(network.named_buffers())
 
 
 @torch.no_grad()
 def move_towards(state: Mapping[str, Tensor], target: Mapping[str, Tensor], share: float) -> None:
-    """``state`` becomes ``(1 - share)·state + share·target``, in place; integers and booleans become ``target``'s."""
+    """Set ``state`` to ``(1 - share)·state + share·target`` in place; integers and booleans are copied from ``target``.
+
+    Example:
+        >>> state = {"weight": torch.zeros(2)}
+        >>> move_towards(state, {"weight": torch.ones(2)}, 0.25)
+        >>> state["weight"]
+        tensor([0.2500, 0.2500])
+    """
     for name, value in state.items():
         if value.is_floating_point():
             value.lerp_(target[name].to(value.device, value.dtype), share)
@@ -38,7 +45,15 @@ def move_towards(state: Mapping[str, Tensor], target: Mapping[str, Tensor], shar
 
 @dataclass
 class RunningMean:
-    """The mean of the states added so far, on the device of the first; ``state`` is None before that."""
+    """The mean of the states added so far, on the device of the first one; ``state`` is None before that.
+
+    Example:
+        >>> mean = RunningMean()
+        >>> mean.add({"weight": torch.tensor([1.0])})
+        >>> mean.add({"weight": torch.tensor([3.0])})
+        >>> mean.state
+        {'weight': tensor([2.])}
+    """
 
     state: State | None = None
     count: int = 0
@@ -56,9 +71,9 @@ class RunningMean:
 
 
 class MovingAverage(HostBuffers):
-    """A copy of a network that follows it, and from update number ``start`` on averages it with all that came since.
+    """The mean of a network's weights from update number ``start`` on; before that a copy of the network.
 
-    The state before ``start`` counts as the first one of the average, as in Arpit et al.'s code and DomainBed's.
+    The weights just before ``start`` count as the first of the mean, as in the code of Arpit et al. and in DomainBed.
     """
 
     on_host = ("num_updates", "num_averaged")
@@ -73,38 +88,39 @@ class MovingAverage(HostBuffers):
         self.register_buffer("num_averaged", torch.tensor(0))
 
     def update(self, network: nn.Module) -> None:
-        """Take in the network after one more training step."""
+        """Add the network's weights after one more training step."""
         self.num_updates += 1
         if self.num_updates >= self.start:
             self.num_averaged += 1
         move_towards(tensors(self.network), tensors(network), 1 / (1 + int(self.num_averaged)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the averaged network predicts, in evaluation mode whatever the mode of its owner."""
+        """The prediction of the averaged network, always in evaluation mode."""
         return self.network.eval()(x)
 
 
 @dataclass
 class LossValley:
-    """Which segments of training SWAD averages, from the validation losses at their ends.
+    """Decides which segments of training SWAD averages, from the validation losses at the end of each segment.
 
-    The valley starts at the first segment whose loss no one of the next ``n_converge - 1`` undercuts; its threshold is
-    ``1 + tolerance_ratio`` times the mean loss of these ``n_converge``. From then on every evaluation looks at the last
-    ``n_tolerance`` segments, once the oldest of them is not older than the start: it joins the mean, or, if all of
-    their losses are above the threshold, the valley is over. Segments count the same, however many updates they had.
+    The valley starts at the first segment whose loss is not above any of the next ``n_converge - 1`` losses. Its
+    threshold is ``1 + tolerance_ratio`` times the mean of these ``n_converge`` losses. Every later evaluation looks at
+    the last ``n_tolerance`` segments, provided that the oldest of them is not older than the start. If all their losses
+    are above the threshold, the valley ends; otherwise the oldest segment joins the mean. All segments have the same
+    weight, however many updates they contain.
 
     Source: Cha et al., SWAD: Domain Generalization by Seeking Flat Minima, algorithm 1 (N_s, N_e and r), as in the
-    authors' code (khanrc/swad), from which the published numbers come: same segments, same shares. It does more than
-    the algorithm as printed:
+    authors' code (khanrc/swad), from which the published numbers come. That code differs from the printed algorithm:
 
-    * When the valley starts, segments before it join too. Of the last ``n_tolerance`` segments it takes those up to the
-      start (up to number ``n_tolerance - n_converge`` if there have been fewer), goes back to the latest of them whose
-      loss is above the threshold, and lets join what comes after, but for the earliest of that. The start and later
-      segments among these join again in their turn.
-    * With ``n_tolerance`` at most ``n_converge``, the start itself is left out unless it is the only one. If it is the
-      first segment of all, it joins once for every evaluation at which it is the oldest.
-    * Training that ends in the valley adds what follows the oldest of the last ``n_tolerance`` segments, up to where
-      only losses above the threshold are left; shortly after the start some of these are in the mean already.
+    * When the valley starts, earlier segments join too. Of the last ``n_tolerance`` segments it takes those up to the
+      start (up to number ``n_tolerance - n_converge`` if there have been fewer), finds the latest of them whose loss is
+      above the threshold, and adds those after it (all of them if none is above) except the first. The start and later
+      segments among these are added again when their turn comes.
+    * With ``n_tolerance`` at most ``n_converge``, the start itself is left out unless it is the only segment. If it is
+      the first segment of all, it is added once for every evaluation at which it is the oldest.
+    * If training ends within the valley, the segments after the oldest of the last ``n_tolerance`` are added, up to the
+      point from which all losses are above the threshold. Shortly after the start some of these are in the mean
+      already.
     """
 
     n_converge: int = 3
@@ -115,15 +131,15 @@ class LossValley:
     """The segment at which the valley starts."""
     threshold: float = float("inf")
     over: bool = False
-    """Whether the valley has ended; later segments change nothing."""
+    """Whether the valley has ended; later segments are ignored."""
     _waiting: dict[int, State] = field(default_factory=dict)
-    """The latest segments by number: as many as the start or the end is looked for in."""
+    """The latest segments by number, as many as the search for the start or the end may still need."""
     _accepted: RunningMean = field(default_factory=RunningMean)
 
     def add(self, loss: float, segment: State) -> None:
-        """A segment's validation loss and mean weights.
+        """Add a segment: the validation loss at its end, and its mean weights.
 
-        A loss that is not a number counts as infinite; in the authors' code it would start a valley without end.
+        NaN counts as an infinite loss; in the authors' code it would start a valley that never ends.
         """
         if self.over:
             return
@@ -138,7 +154,7 @@ class LossValley:
 
     @property
     def _oldest(self) -> int:
-        """The first of the last ``n_tolerance`` segments."""
+        """The number of the first of the last ``n_tolerance`` segments."""
         return max(0, len(self.losses) - self.n_tolerance)
 
     def _look_for_start(self) -> None:
@@ -146,13 +162,13 @@ class LossValley:
         if first < 0 or self.losses[first] > min(self.losses[first:]):
             return
         self.start = first
-        # NumPy's mean, as the authors': a sum rounded otherwise could decide a tie otherwise.
+        # NumPy's mean, as in the authors' code: other rounding could decide a tie differently.
         self.threshold = float(np.mean(self.losses[first:])) * (1.0 + self.tolerance_ratio)
         for i in self._known_at_start(first):
             self._accepted.add(self._waiting[i])
 
     def _known_at_start(self, start: int) -> range:
-        """The segments that belong to the valley when it has just started."""
+        """The segments that join the mean when the valley has just started."""
         surplus = self.n_tolerance - self.n_converge
         if surplus <= 0:
             return range(start + 1, start + 1 - surplus)
@@ -161,7 +177,7 @@ class LossValley:
         return range(high[-1] + 2 if high else self._oldest + 1, end)
 
     def _decide(self, start: int) -> None:
-        """Whether the oldest segment that waits belongs to the valley, all of its successors being known."""
+        """Add the oldest waiting segment to the mean, or end the valley."""
         self.over = min(self.losses[self._oldest :]) > self.threshold
         if not self.over:
             self._accepted.add(self._waiting[self._oldest])
@@ -169,7 +185,10 @@ class LossValley:
             self._accepted.add(self._waiting[start])
 
     def average(self) -> State | None:
-        """The mean if training ended now; before the valley has started, the latest segment; None before that."""
+        """The mean weights if training ended now.
+
+        Before the valley starts these are the latest segment's; before the first segment, None.
+        """
         if self.start is None:
             return self._waiting.get(len(self.losses) - 1)
         mean = self._accepted.copy()

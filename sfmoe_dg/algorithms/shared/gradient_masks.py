@@ -1,4 +1,4 @@
-"""What the objectives share that keep a gradient only where the training domains agree on it."""
+"""The base class of objectives that mask the gradient where training domains disagree."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from torch import Tensor
 
 from sfmoe_dg.algorithms.base import Minibatches, Values, wide
 from sfmoe_dg.algorithms.erm import ERM
-from sfmoe_dg.algorithms.shared.gradients import gradients, run_domain, step_along, trainable
+from sfmoe_dg.algorithms.shared.domains import run_domain
+from sfmoe_dg.algorithms.shared.gradients import gradients, step_along, trainable
 
 
 class MaskedGradients(ERM):
-    """The mean gradient of the domains' risks times a mask, scaled up by the share of the parameter that it keeps.
+    """Step along the mean gradient of the domains' risks, times a mask, divided by the mean of the mask.
 
-    The mask is made for one parameter tensor at a time. Routing losses say nothing about domains: their mean gradient
-    is added as it is.
+    Each parameter tensor has its own mask. The mean gradient of the routing losses is added without a mask, since these
+    losses do not depend on the labels of a domain.
     """
 
     def mask(self, by_domain: Tensor) -> Tensor:
-        """From the gradients of one parameter, [domains, *shape], to what is kept of each entry, in [0, 1]."""
+        """The mask of one parameter, [*shape] with values in [0, 1], from its gradients [domains, *shape]."""
         raise NotImplementedError
 
     def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> Values:

@@ -1,26 +1,19 @@
-"""Helpers for objectives that make their own gradients or run the network several times within one update."""
+"""Helpers for objectives that compute gradients themselves and combine them before the optimiser step."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sfmoe_dg.algorithms.base import Algorithm, Precision
+from sfmoe_dg.algorithms.base import Algorithm
+from sfmoe_dg.algorithms.shared.precision import Precision
 
 
 def trainable(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters that gradients can be taken of; some backbones freeze part of theirs."""
+    """The parameters that require gradients; some backbones freeze part of theirs."""
     return [p for p in module.parameters() if p.requires_grad]
-
-
-def run_domain(network: nn.Sequential, x: Tensor, domain: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits and routing losses of images ``x`` of one training domain under ``network = (featurizer, classifier)``."""
-    featurizer: Any = network[0]
-    features, losses = featurizer.forward_with_losses(x, torch.full((len(x),), domain, device=x.device))
-    return network[1](features), losses
 
 
 def gradients(
@@ -31,10 +24,10 @@ def gradients(
     retain_graph: bool = False,
     create_graph: bool = False,
 ) -> list[Tensor]:
-    """Gradients of ``loss``, zero where a parameter has no part in it.
+    """The gradients of ``loss`` with respect to ``parameters``; zero for those on which it does not depend.
 
-    The loss is scaled on the way back, as float16 needs, and the gradients are scaled down again: what compares or
-    combines them sees their true size.
+    The loss is scaled for the backward pass, as float16 needs, and the gradients are scaled back, so that they can be
+    compared and combined.
     """
     scaled = torch.autograd.grad(
         precision.scaler.scale(loss),
@@ -54,17 +47,9 @@ def step_along(
     parameters: Sequence[nn.Parameter],
     directions: Sequence[Tensor],
 ) -> None:
-    """One optimiser step with ``directions`` in the place of the gradients; skipped by float16 if one overflowed."""
+    """One optimiser step with ``directions`` as gradients; float16's scaler skips it if an entry is not finite."""
     optimizer.zero_grad()
     scale = algorithm.precision.scaler.get_scale()
     for parameter, direction in zip(parameters, directions, strict=True):
         parameter.grad = direction if scale == 1 else direction * scale
     algorithm.take_steps(optimizer)
-
-
-def from_host(drawn: Tensor, like: Tensor) -> Tensor:
-    """What was drawn on the CPU, on the device of ``like``, without waiting for what that is doing.
-
-    CUDA has taken the few bytes when the call returns; of other devices this is not known.
-    """
-    return drawn.to(like.device, non_blocking=like.is_cuda)

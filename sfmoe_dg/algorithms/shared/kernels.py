@@ -1,4 +1,4 @@
-"""The maximum mean discrepancy under a sum of Gaussian kernels."""
+"""The maximum mean discrepancy (MMD) with a sum of Gaussian kernels."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ from torch import Tensor
 from sfmoe_dg.models.moe.routers import full_precision_region
 
 FEATURE_GAMMAS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
-"""The inverse widths with which DomainBed compares features."""
+"""The inverse widths of the kernels with which DomainBed compares features."""
 
 
 def gaussian_mmd(a: Tensor, b: Tensor, gammas: Sequence[float] = FEATURE_GAMMAS) -> Tensor:
-    """Squared discrepancy of samples a [N, D] and b [M, D] under the kernel Σ exp(-gamma · squared distance).
+    """The squared MMD [] of samples a [N, D] and b [M, D] with the kernel k(x, y) = Σ exp(-gamma ‖x - y‖²).
 
-    The biased estimate: an image is also compared with itself. In float32 whatever the precision of training, since
-    it takes small differences of large numbers.
+    mean k(a, a) + mean k(b, b) - 2 mean k(a, b), the biased estimate, which also compares an image with itself. Always
+    in float32, since it is a small difference of large numbers.
+
+    Example:
+        >>> a, b = torch.zeros(2, 1), torch.ones(3, 1)
+        >>> round(gaussian_mmd(a, b, gammas=[1.0]).item(), 4)  # 1 + 1 - 2/e
+        1.2642
     """
     with full_precision_region(a):
         a, b = a.float(), b.float()
@@ -26,6 +31,6 @@ def gaussian_mmd(a: Tensor, b: Tensor, gammas: Sequence[float] = FEATURE_GAMMAS)
 
 def _mean_kernel(a: Tensor, b: Tensor, gammas: Sequence[float]) -> Tensor:
     lengths_a, lengths_b = a.square().sum(1, keepdim=True), b.square().sum(1, keepdim=True)
-    # Rounding may leave a squared distance below zero, which the widest kernel would blow up.
+    # Rounding may make a squared distance negative, and a large gamma would amplify that.
     distances = (lengths_b.T - 2 * (a @ b.T) + lengths_a).clamp(min=1e-30)
     return torch.stack([torch.exp(-gamma * distances) for gamma in gammas]).sum(0).mean()

@@ -21,13 +21,15 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from sfmoe_dg.algorithms.base import Algorithm, Minibatches, Precision
-from sfmoe_dg.algorithms.optimisation import optimizers
-from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
+from sfmoe_dg.algorithms.base import Algorithm, Minibatches
+from sfmoe_dg.algorithms.registry import ALGORITHMS, hparam_table
+from sfmoe_dg.algorithms.shared.optimisation import optimizers
+from sfmoe_dg.algorithms.shared.precision import Precision
 from sfmoe_dg.analysis.subject.predicting import evaluating
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.seeds import seed_everything
 from sfmoe_dg.models.macs import count_macs
+from sfmoe_dg.runs.hparams import check_overrides, default_values
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,9 @@ def efficiency_table(
         row: dict[str, Any] = {"algorithm": name, "backbone": backbone, "images": batch_size * num_domains}
         changes = {"backbone": backbone, "pretrained": False, "batch_size": batch_size, **(hparams or {})}
         try:
-            algorithm = _built(name, input_shape, num_classes, num_domains, default_hparams(name, dataset) | changes)
+            table = hparam_table(name, dataset)
+            check_overrides(table, {key: value for key, value in changes.items() if key in table}, "efficiency_table")
+            algorithm = _built(name, input_shape, num_classes, num_domains, default_values(table) | changes)
             algorithm.precision = Precision(precision, torch.device(device).type)
             cost = asdict(measure_cost(algorithm.to(device), minibatches, steps=steps, warmup=warmup))
             rows.append(row | cost | {"refused": ""})

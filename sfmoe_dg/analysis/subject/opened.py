@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from sfmoe_dg.algorithms.base import Algorithm, Precision
+from sfmoe_dg.algorithms.base import Algorithm
+from sfmoe_dg.algorithms.shared.precision import Precision
 from sfmoe_dg.data.batches.loaders import EvalLoader, Reading
 from sfmoe_dg.data.batches.workers import DomainBatch
 from sfmoe_dg.data.build import open_data

@@ -82,7 +82,7 @@ def refuse_before(name: str, num_domains: int, hparams: dict[str, Any]) -> None:
             f"{name} needs the validation loss at every evaluation, which DomainBed's training script does not tell "
             "algorithms; train it with sfmoe-dg train"
         )
-    # Names and types are the same for every data set; DomainBed itself takes misspelt names in silence.
+    # Names, types and ranges are the same for every data set; DomainBed itself takes misspelt names in silence.
     check_overrides(ours.hparam_table("PACS"), hparams, HPARAMS)
     ours.check_hparams(hparams, HPARAMS)
     if hparams["lr_schedule"] != "constant":

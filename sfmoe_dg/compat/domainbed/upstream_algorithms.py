@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial, reduce
+from math import inf
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -21,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from sfmoe_dg.algorithms.base import Algorithm, Minibatches
 from sfmoe_dg.algorithms.registry import ALGORITHMS
 from sfmoe_dg.foundation.errors import UserError
-from sfmoe_dg.runs.hparams import Hparam, plain, require_positive
+from sfmoe_dg.runs.hparams import Hparam, plain
 
 SCRATCH = {"Fish": ("network_inner", "optimizer_inner"), "EQRM": ("dist.kde",)}
 """What algorithms make anew in every update but keep between updates."""
@@ -75,14 +76,11 @@ class UpstreamAlgorithm(Algorithm):
             name: Hparam(
                 plain(default),
                 types=tuple({type(plain(default)), type(plain(drawn[name]))}),
+                above=0 if name in ("batch_size", "lr") else -inf,
                 from_seed=partial(draw, cls.name, dataset, name),
             )
             for name, default in defaults.items()
         }
-
-    @classmethod
-    def check_hparams(cls, hparams: dict[str, Any], where: str) -> None:
-        require_positive(hparams, ["batch_size", "lr"], where)
 
     def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
         if self.precision.scaler.is_enabled():

@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sfmoe_dg.algorithms.base import PARALLEL_MODES, Forward
 from sfmoe_dg.algorithms.erm import ERM
-from sfmoe_dg.algorithms.optimisation import clip_gradients, optimizers
+from sfmoe_dg.algorithms.shared.optimisation import clip_gradients, optimizers
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.processes import GlobalBatch, World
 from sfmoe_dg.foundation.registry import unknown
@@ -56,7 +56,7 @@ class ParallelUpdate:
         """See :class:`sfmoe_dg.algorithms.base.Parallel`."""
         return self.passes(*images)
 
-    def everyones(self, forward: Forward) -> Forward:
+    def gather_all(self, forward: Forward) -> Forward:
         """See :class:`sfmoe_dg.algorithms.base.Parallel`."""
         return replace(
             forward,

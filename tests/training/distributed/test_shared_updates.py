@@ -9,9 +9,10 @@ import torch
 from processes import on_processes
 from runs import Case, alone, assert_same, build, train_all
 
-from sfmoe_dg.algorithms.base import PARALLEL_MODES, Precision
+from sfmoe_dg.algorithms.base import PARALLEL_MODES
 from sfmoe_dg.algorithms.erm import ERM
-from sfmoe_dg.algorithms.registry import ALGORITHMS
+from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
+from sfmoe_dg.algorithms.shared.precision import Precision
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.processes import World
 from sfmoe_dg.training.sharing.shared_updates import share_updates
@@ -50,24 +51,15 @@ def test_ten_steps_are_those_of_one_process(size: int, mode: str):
     compare(size, [Case("ERM", mode, SF_MOE), Case("CORAL", mode, V_MOE), Case("ERM", mode, SF_MOE | masks)], 1e-5)
 
 
-ARCHITECTURES = {"SFMoE", "GMoE", "VMoE", "WideNet", "HybridSFMoE", "CondMoE"}
+ARCHITECTURES = {n for n in ALGORITHMS if default_hparams(n, "StyledDigits")["backbone"] != "auto"}
 OBJECTIVES = sorted(n for n in ALGORITHMS if n not in ARCHITECTURES and ALGORITHMS.load(n).parallel_modes)
 """Every algorithm that says it can be shared; the architectures are ERM."""
-ONSETS = (
-    "irm_penalty_anneal_iters",
-    "vrex_penalty_anneal_iters",
-    "ib_penalty_anneal_iters",
-    "eqrm_burnin_iters",
-    "rdm_penalty_anneal_iters",
-    "penalty_anneal_iters",
-    "sma_start_iter",
-)
-"""Hyper-parameters that say when something sets in; in the test it is after three updates."""
 
 
 def early(name: str) -> dict[str, Any]:
-    table = ALGORITHMS.load(name).hparam_table("StyledDigits")
-    return {onset: type(table[onset].default)(3) for onset in ONSETS if onset in table}
+    """Have everything that starts after a number of updates start after three."""
+    defaults = default_hparams(name, "StyledDigits")
+    return {key: type(value)(3) for key, value in defaults.items() if key.endswith(("_iters", "_iter"))}
 
 
 @pytest.mark.slow

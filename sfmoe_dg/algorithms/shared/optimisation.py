@@ -1,4 +1,7 @@
-"""Learning-rate schedule, layer-wise decay and gradient clipping; the defaults are upstream's: none of them."""
+"""Learning-rate schedule, layer-wise decay of the learning rate, gradient clipping and fused Adam.
+
+With the default hyper-parameters the learning rate is constant and gradients are not clipped, as in DomainBed.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,15 @@ from sfmoe_dg.foundation.errors import UserError
 
 
 def lr_factor(step: int, steps: int, hparams: Mapping[str, Any]) -> float:
-    """What the learning rate is multiplied by at a step in ``range(steps)``.
+    """The factor on the learning rate at a step in ``range(steps)``.
 
-    It rises linearly over ``warmup_steps`` steps, then stays 1 ('constant') or falls to 0 along a half cosine
-    ('cosine'; Loshchilov and Hutter, SGDR, 2017, without restarts).
+    It rises linearly during ``warmup_steps`` steps. Then it stays 1 (``lr_schedule`` 'constant') or falls to 0 along
+    half a cosine ('cosine'; Loshchilov and Hutter, SGDR, 2017, without restarts).
+
+    Example:
+        >>> hparams = {"lr_schedule": "cosine", "warmup_steps": 1}
+        >>> [round(lr_factor(step, 5, hparams), 2) for step in range(5)]
+        [0.5, 1.0, 0.85, 0.5, 0.15]
     """
     warmup = hparams.get("warmup_steps", 0)
     if step < warmup:
@@ -28,7 +36,7 @@ def lr_factor(step: int, steps: int, hparams: Mapping[str, Any]) -> float:
 
 
 def set_lr_factor(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Multiply every group's first learning rate; exact, and idempotent."""
+    """Set every group's learning rate to ``factor`` times its initial one; calling it twice changes nothing."""
     for group in optimizer.param_groups:
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
@@ -36,12 +44,12 @@ def set_lr_factor(optimizer: torch.optim.Optimizer, factor: float) -> None:
 def parameter_groups(
     parameters: Iterable[nn.Parameter], module: nn.Module, lr: float, layer_decay: float
 ) -> list[dict[str, Any]]:
-    """The parameters in groups of one learning rate: ``lr · layer_decay**(layers above)`` inside a timm backbone.
+    """Group parameters by learning rate: ``lr · layer_decay**(layers above)`` in a timm backbone, ``lr`` elsewhere.
 
-    Whatever lies outside the backbone (the classifier) keeps ``lr`` (BEiT, section 2.4, as in timm).
+    Source: BEiT, section 2.4, as in timm.
 
     Raises:
-        UserError: if no backbone of ``module`` knows the order of its layers.
+        UserError: if ``module`` holds no backbone that knows the order of its layers.
     """
     scales: dict[int, float] = {}
     network: Any
@@ -61,10 +69,10 @@ def parameter_groups(
 
 
 def refuse_layer_decay(hparams: Mapping[str, Any], who: str, where: str) -> None:
-    """For algorithms that train the backbone by an optimiser of their own, with one learning rate for all layers.
+    """Refuse ``layer_decay`` for an algorithm whose own optimiser uses one learning rate for all layers.
 
     Raises:
-        UserError: naming ``who``.
+        UserError: naming the algorithm ``who``.
     """
     if hparams.get("layer_decay", 1.0) != 1.0:
         raise UserError(
@@ -74,14 +82,14 @@ def refuse_layer_decay(hparams: Mapping[str, Any], who: str, where: str) -> None
 
 
 def optimizers(module: nn.Module) -> Iterator[torch.optim.Optimizer]:
-    """Those that an algorithm has as attributes."""
+    """The optimisers among a module's attributes."""
     return (value for value in vars(module).values() if isinstance(value, torch.optim.Optimizer))
 
 
 def fuse_on_cuda(optimizer: torch.optim.Optimizer) -> None:
-    """Let Adam take its step in one kernel for all weights where they are on CUDA; idempotent.
+    """Use the fused implementation of Adam, one kernel for all weights, if all weights are on CUDA.
 
-    Elsewhere it steps as torch chooses by itself: the fused step on the CPU rounds otherwise, and records would change.
+    Otherwise torch chooses. On the CPU the fused implementation rounds differently, which would change records.
     """
     if isinstance(optimizer, torch.optim.Adam):
         weights = [p for group in optimizer.param_groups for p in group["params"]]
@@ -89,14 +97,14 @@ def fuse_on_cuda(optimizer: torch.optim.Optimizer) -> None:
 
 
 def set_fused(optimizer: torch.optim.Adam, fused: bool) -> None:
-    """What ``fused`` in the constructor does, later; the running means stay, the counts of steps move along."""
+    """Set the constructor's argument ``fused`` afterwards; running means stay, step counts move to the right device."""
     for group in optimizer.param_groups:
         group["fused"] = fused or None
         for parameter in group["params"]:
             state = optimizer.state.get(parameter, {})
             if "step" in state:
                 state["step"] = state["step"].to(parameter.device if fused else "cpu")
-    # By this the gradient scaler of float16 knows that it need not look at the gradients before the step.
+    # This attribute tells float16's gradient scaler that the step itself checks the gradients for overflow.
     optimizer._step_supports_amp_scaling = fused
 
 
