@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from timm.layers import Mlp
 from torch import Tensor, nn
 
-import sfmoe_dg.models.architectures.registry  # registers the models
+import sfmoe_dg.models.backbones  # registers the models
 from sfmoe_dg.models.moe.layers import MoE, ffn_moe, moe_layers, routing_set
 from sfmoe_dg.models.moe.routing import Routing, RoutingOptions, route
 

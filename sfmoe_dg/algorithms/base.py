@@ -76,7 +76,7 @@ class Parallel(Protocol):
     def run(self, images: list[Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """What ``ERM.run_passes`` returns, run such that the gradients of all processes meet."""
 
-    def everyones(self, forward: Forward) -> Forward:
+    def gather(self, forward: Forward) -> Forward:
         """The whole minibatches, of which ``forward`` holds this process's part."""
 
     def clip_gradients(self, optimizer: torch.optim.Optimizer, max_norm: float) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from sfmoe_dg.models.moe.hparams import MODEL_DEFAULT as MODEL_DEFAULT
+from sfmoe_dg.models.moe.hparams import MOE_HPARAMS
 from sfmoe_dg.runs.hparams import SMALL_IMAGES, Hparam, choice, int_log2_uniform, log10_uniform
-
-MODEL_DEFAULT = "default"
-"""The value that leaves a choice to the backbone itself."""
 
 POSITIVE = (
     "batch_size",
@@ -94,12 +93,5 @@ def _backbone(dataset: str) -> dict[str, Hparam]:
     return {
         "backbone": Hparam("auto"),
         "pretrained": Hparam(dataset not in LEARNS_FROM_SCRATCH, types=(bool, str)),
-        "drop_path": Hparam(MODEL_DEFAULT, types=(float, str)),
-        "num_experts": Hparam(MODEL_DEFAULT, types=(int, str)),
-        "top_k": Hparam(MODEL_DEFAULT, types=(int, str)),
-        "moe_layers": Hparam(MODEL_DEFAULT, types=(str, list)),
-        "router": Hparam(MODEL_DEFAULT, choices=(MODEL_DEFAULT, "linear", "cosine")),
-        "capacity_ratio": Hparam(MODEL_DEFAULT, types=(float, str, type(None))),
-        "allocation": Hparam(MODEL_DEFAULT, choices=(MODEL_DEFAULT, "vanilla", "batch_priority", "token_order")),
-        "routing_loss_weight": Hparam(MODEL_DEFAULT, types=(float, str)),
+        **MOE_HPARAMS,
     }

@@ -53,7 +53,7 @@ class ERM(Algorithm):
             labels=[y for _, y in minibatches],
             routing_losses=losses,
         )
-        return forward if self.parallel is None else self.parallel.everyones(forward)
+        return forward if self.parallel is None else self.parallel.gather(forward)
 
     def run_passes(self, images: list[Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Features and logits of all images and the routing losses, from one pass over all or one per domain."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from sfmoe_dg.algorithms.base import Algorithm
 from sfmoe_dg.data.batches.loaders import EvalLoader, Only
 from sfmoe_dg.data.splits import DomainSplit
-from sfmoe_dg.foundation.processes import everyones
+from sfmoe_dg.foundation.processes import gather_all
 
 Pulse = Callable[[], None]
 
@@ -97,7 +97,7 @@ def _measure(
         return measured
     # Batch number n was read by process n modulo size, so that this is the order of one process. Those that some read
     # again to keep in step with the others come last.
-    rounds = zip_longest(*everyones(measured))
+    rounds = zip_longest(*gather_all(measured))
     return [batch for together in rounds for batch in together if batch is not None][: loader.num_batches(only)]
 
 

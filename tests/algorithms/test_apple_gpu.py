@@ -15,13 +15,11 @@ from sfmoe_dg.algorithms import base
 from sfmoe_dg.algorithms.objectives import mldg
 from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
 from sfmoe_dg.algorithms.shared import gradient_masks
+from sfmoe_dg.models.architectures.registry import presets
 from sfmoe_dg.training.evaluate import is_correct
 
 CLASSES, DOMAINS, BATCH = 5, 3, 4
-BACKBONES = {"MixStyle": "resnet18"} | {
-    name: default_hparams(name, "StyledDigits")["backbone"]
-    for name in ("SFMoE", "HybridSFMoE", "VMoE", "GMoE", "WideNet", "CondMoE")
-}
+BACKBONES = {"MixStyle": "resnet18"} | {name: default_hparams(name, "StyledDigits")["backbone"] for name in presets()}
 """What runs each; all others run on a small dense ViT."""
 
 

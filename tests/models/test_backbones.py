@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -10,20 +11,32 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-import sfmoe_dg.models.architectures.registry
 from sfmoe_dg.algorithms.common_hparams import MODEL_DEFAULT, common_hparams
 from sfmoe_dg.foundation.errors import UserError
-from sfmoe_dg.models.backbones import MOE_HPARAMS, build_backbone, known_backbones
+from sfmoe_dg.models.architectures import registry
+from sfmoe_dg.models.architectures.preset import Preset
+from sfmoe_dg.models.backbones import build_backbone, known_backbones
 from sfmoe_dg.models.moe.capacity import ALLOCATIONS
+from sfmoe_dg.models.moe.hparams import MOE_HPARAMS
 from sfmoe_dg.models.moe.layers import moe_layers, set_routing
 
 SCRATCH = {"pretrained": False}
 
 
 def test_every_file_that_registers_a_model_is_listed():
-    folder = Path(sfmoe_dg.models.architectures.registry.__file__).parent
-    registering = {p.stem for p in folder.glob("*.py") if "@register_model" in p.read_text()}
-    assert registering == {m.__name__.rpartition(".")[2] for m in sfmoe_dg.models.architectures.registry.ARCHITECTURES}
+    folder = Path(registry.__file__).parent
+    registering = {p.stem for p in folder.glob("*.py") if "@moe_model(" in p.read_text()}
+    assert registering == set(registry.ARCHITECTURES)
+
+
+def test_every_preset_is_listed_and_is_one_of_the_backbones_of_its_file():
+    for name, place in registry.presets().items():
+        module = importlib.import_module(place.partition(":")[0])
+        preset = getattr(module, name)
+        assert all(timm.model_entrypoint(backbone).__module__ == module.__name__ for backbone in preset.backbones)
+    modules = [importlib.import_module(f"{registry.FOLDER}.{file}") for file in registry.ARCHITECTURES]
+    declared = {id(value): name for m in modules for name, value in vars(m).items() if isinstance(value, Preset)}
+    assert set(declared.values()) == set(registry.presets())
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import sfmoe_dg.models.architectures.registry
+import sfmoe_dg.models.backbones
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.models.architectures.vision_transformer import MoEBlock
 from sfmoe_dg.models.moe.layers import moe_layers, routing_set

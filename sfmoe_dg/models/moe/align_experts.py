@@ -14,7 +14,7 @@ from sfmoe_dg.models.moe.routers import CosineRouter, LinearRouter
 
 
 @torch.no_grad()
-def match_experts(network: nn.Module, reference: nn.Module) -> int:
+def align_experts(network: nn.Module, reference: nn.Module) -> int:
     """Reorder every mixture's experts, and their rows in its router, in place; returns how many changed places.
 
     Experts correspond if what sets them apart from their layer's mean expert points the same way. Runs that start from

@@ -135,6 +135,10 @@ class MoE(nn.Module):
         y_RD = self.experts(x_RD, groups) if self.exchange is None else self.exchange.run(self.experts, x_RD, groups)
         return groups.combine(y_RD, routing.gates_TK)
 
+    def why_not_shared(self, mode: str) -> str:
+        """Why several processes cannot share an update of this layer in a mode, such as "ddp"; '' if they can."""
+        return ""
+
     def extra_repr(self) -> str:
         return str(self.options)
 
@@ -145,26 +149,24 @@ def ffn_moe(
     *,
     options: RoutingOptions,
     router: str = "linear",
-    act_layer: Callable[[], nn.Module] = nn.GELU,
     norm_layer: object = None,
-    bias: bool = True,
     drop: float = 0.0,
     expert_drop: float = 0.0,
-    init: Callable[[Tensor], Any] | None = None,
-    device: Any = None,
-    dtype: Any = None,
+    **others: Any,
 ) -> MoE:
     """A mixture of FFNs with the call signature of timm's ``mlp_layer``.
+
+    Args:
+        drop, expert_drop: the larger one is the dropout on the hidden units.
+        others: further arguments of :class:`FFNExperts` by name.
 
     Raises:
         UserError: on an unknown router, or a norm between the layers of an expert, which experts do not have.
     """
     if norm_layer is not None:
         raise UserError("scale_mlp_norm is not supported in mixture-of-experts blocks; leave it out")
-    dd = {"device": device, "dtype": dtype}
-    experts = FFNExperts(
-        options.num_experts, in_features, hidden_features, act_layer, bias, max(drop, expert_drop), init=init, **dd
-    )
+    experts = FFNExperts(options.num_experts, in_features, hidden_features, drop=max(drop, expert_drop), **others)
+    dd = {name: others.get(name) for name in ("device", "dtype")}
     return MoE(experts, build_router(router, in_features, options.num_experts, **dd), options)
 
 

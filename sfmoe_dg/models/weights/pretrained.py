@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-import sys
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -142,17 +143,23 @@ def _answers(endpoint: str) -> bool:
 
 
 def _filtered(state: dict[str, Tensor], model: nn.Module, where: str) -> dict[str, Tensor]:
-    """The state in the names of the model, by the filter of the timm module that defines its class."""
+    """The state in the names and shapes of the model: by its own ``fit_weights``, or by timm's filter for its class."""
+    fit = getattr(model, "fit_weights", None) or _timm_filter(model)
+    try:
+        return dict(state if fit is None else fit(dict(state)))
+    except UserError:
+        raise
+    except (KeyError, AttributeError, IndexError, ValueError, RuntimeError, TypeError, AssertionError) as error:
+        raise UserError(f"pretrained weights in {where} do not fit the model ({_short(error)})") from None
+
+
+def _timm_filter(model: nn.Module) -> Callable[[dict[str, Tensor]], Any] | None:
+    """The ``checkpoint_filter_fn`` of the timm module that defines the model's class, or a class it derives from."""
     for cls in type(model).__mro__:
-        filter_fn = getattr(sys.modules.get(cls.__module__), "checkpoint_filter_fn", None)
+        filter_fn = getattr(inspect.getmodule(cls), "checkpoint_filter_fn", None)
         if filter_fn is not None:
-            try:
-                return dict(filter_fn(dict(state), model))
-            except UserError:
-                raise
-            except (KeyError, AttributeError, IndexError, ValueError, RuntimeError, TypeError, AssertionError) as error:
-                raise UserError(f"pretrained weights in {where} do not fit the model ({_short(error)})") from None
-    return dict(state)
+            return lambda state: filter_fn(state, model)
+    return None
 
 
 def _adapt_first_conv(state: dict[str, Tensor], model: nn.Module, config: dict[str, Any]) -> dict[str, Tensor]:

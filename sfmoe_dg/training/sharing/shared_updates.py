@@ -29,7 +29,6 @@ from sfmoe_dg.algorithms.optimisation import clip_gradients, optimizers
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.processes import GlobalBatch, World
 from sfmoe_dg.foundation.registry import unknown
-from sfmoe_dg.models.moe.conditional_layers import ConditionalMoE
 from sfmoe_dg.models.moe.expert_parallel import ExpertExchange, held_experts
 from sfmoe_dg.models.moe.layers import moe_layers
 from sfmoe_dg.models.moe.whole_batch import share_layers
@@ -56,17 +55,17 @@ class ParallelUpdate:
         """See :class:`sfmoe_dg.algorithms.base.Parallel`."""
         return self.passes(*images)
 
-    def everyones(self, forward: Forward) -> Forward:
+    def gather(self, forward: Forward) -> Forward:
         """See :class:`sfmoe_dg.algorithms.base.Parallel`."""
         return replace(
             forward,
-            features=self._everyones(forward.features),
-            logits=self._everyones(forward.logits),
-            labels=self._everyones(forward.labels),
+            features=self._gather(forward.features),
+            logits=self._gather(forward.logits),
+            labels=self._gather(forward.labels),
         )
 
-    def _everyones(self, domains: list[Tensor]) -> list[Tensor]:
-        return list(self.domains.gather(torch.cat(domains)).chunk(len(domains)))
+    def _gather(self, of_domains: list[Tensor]) -> list[Tensor]:
+        return list(self.domains.gather(torch.cat(of_domains)).chunk(len(of_domains)))
 
     def adopt(self, optimizer: torch.optim.Optimizer) -> None:
         """See :class:`sfmoe_dg.algorithms.base.Parallel`."""
@@ -152,11 +151,8 @@ def _check(algorithm: Any, world: World, mode: str) -> None:
         raise UserError(f"--precision fp16 does not go with --parallel {mode}; use bf16")
     layers = moe_layers(algorithm)
     for layer_name, layer in layers:
-        if isinstance(layer, ConditionalMoE) and (mode == "expert" or not layer.by_content):
-            raise UserError(
-                f"several processes cannot share {layer_name} with --parallel {mode}: a conditional mixture of experts "
-                "works with --parallel ddp and fsdp, if it routes by token"
-            )
+        if reason := layer.why_not_shared(mode):
+            raise UserError(f"several processes cannot share {layer_name} with --parallel {mode}: {reason}")
         if mode == "expert" and layer.options.num_experts < world.size:
             raise UserError(
                 f"{layer.options.num_experts} experts cannot be divided among {world.size} processes; start at most "
