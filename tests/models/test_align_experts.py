@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_twins import TINY_MOES
 
 from sfmoe_dg.algorithms.registry import default_hparams
 from sfmoe_dg.models.backbones import build_backbone
@@ -23,7 +24,7 @@ def specialise(network, seed):
                 parameter.add_(0.1 * torch.randn_like(parameter))
 
 
-@pytest.mark.parametrize("backbone", ["sf_moe_tiny_32", "g_moe_tiny_32", "wide_net_tiny_32", "cond_moe_tiny_32"])
+@pytest.mark.parametrize("backbone", TINY_MOES)
 def test_a_permutation_is_undone(backbone):
     reference, network = make(backbone), make(backbone)
     specialise(reference, 1)
