@@ -1,3 +1,3 @@
-"""Algorithms: ``base`` (DomainBed's interface), ``objectives/`` (one file each), ``presets`` (ERM with the backbone of a
-paper), ``shared/`` (what several objectives use) and ``registry`` (all of them by name).
+"""Algorithms: ``base`` (DomainBed's interface), ``objectives/`` (one file each), ``presets`` (ERM with the backbone of
+a paper), ``shared/`` (what several objectives use) and ``registry`` (all of them by name).
 """

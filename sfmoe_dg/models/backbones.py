@@ -1,4 +1,4 @@
-"""From hyper-parameters to a featurizer: our architectures, DomainBed's, or any timm model, under one interface."""
+"""Build a featurizer from hyper-parameters: one of our architectures, one of DomainBed's, or any timm model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ BACKBONES: Registry[Callable[[tuple[int, ...], Mapping[str, Any]], Featurizer]] 
 )
 """Third parties' backbones: functions of the input shape and the hyper-parameters that return a :class:`Featurizer`;
 the first lines of their docstrings say what it is. They are entry points of the group ``sfmoe_dg.backbones``, or
-registered by a ``--plugin``. What ``pretrained`` means is theirs to say. Ours go into timm's registry."""
+registered by a ``--plugin``. They decide what ``pretrained`` means. Ours are in timm's registry."""
 
 import_architectures()
 
@@ -59,7 +59,7 @@ def _first_line(create: object) -> str:
 
 
 def _what_it_is(name: str) -> str:
-    """A registered backbone in one line, or why it cannot be had."""
+    """A registered backbone in one line, or why it cannot be loaded."""
     try:
         return _first_line(BACKBONES.load(name))
     except UserError as error:
@@ -81,7 +81,7 @@ def build_backbone(
 
     Raises:
         UserError: on an unknown name, a mixture-of-experts hyper-parameter for a dense backbone, a value that is not
-            allowed, an input shape that does not fit, or weights that cannot be had.
+            allowed, an input shape that does not fit, or weights that cannot be loaded.
     """
     name = hparams.get("backbone", "auto")
     if name == "auto":

@@ -141,7 +141,7 @@ class WideNetViT(SparseVisionTransformer):
                 nn.init.zeros_(layer.bias)
 
     def make_block(self, is_sparse: bool, **kwargs: Any) -> nn.Module:
-        """A block around the shared modules of its group, which the group's first block of either kind makes."""
+        """A block that uses the shared modules of its group. The first block of each kind in a group makes them."""
         if "shared" not in self._modules:
             self.shared = nn.ModuleList()
         every = self.settings.share_every

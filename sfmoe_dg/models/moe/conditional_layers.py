@@ -1,7 +1,7 @@
-"""The layers of a conditional mixture of experts: Linear experts under shared routing decisions, merged where possible.
+"""The layers of a conditional mixture of experts: Linear layers of experts that share routing decisions.
 
 Where a route does not depend on content, ``Σ_e g_e (W_e x + b_e) = (Σ_e g_e W_e) x + Σ_e g_e b_e`` for all tokens that
-share it: experts are merged first, for the price of one dense layer (re-parameterisation, arXiv 2206.04674).
+share it. The experts are then merged first, so that they cost one dense layer (re-parameterisation, arXiv 2206.04674).
 
 Legend: B images, S tokens of one image, T = B·S tokens, D and F widths, E experts, K choices, N conditions, R routes.
 """
@@ -37,7 +37,7 @@ class Decision(Protocol):
 
 
 class PerToken:
-    """Every token through its K experts."""
+    """Sends every token through its K experts."""
 
     def __init__(self, routing: Routing, num_experts: int) -> None:
         self.routing = routing
@@ -51,7 +51,7 @@ class PerToken:
 
 
 class Merged:
-    """Every token through the merged expert of its route."""
+    """Sends every token through the merged expert of its route."""
 
     def __init__(self, routing: Routing, gates_RE: Tensor, conditions: Conditions) -> None:
         self.routing, self.gates_RE, self.conditions = routing, gates_RE, conditions
@@ -144,7 +144,10 @@ class ConditionalMoE(MoE):
         return self._decide_once(conditions)[1]
 
     def _decide_once(self, conditions: Conditions) -> tuple[Routing, Tensor]:
-        """Route every condition, so that all its tokens share route and noise; then hand the routes out to tokens."""
+        """The routing of all tokens, and the gates ``[R, E]`` of all routes.
+
+        Every condition is routed once, so that all its tokens share one route and one draw of the noise.
+        """
         options, index_T = self.options, conditions.index_T
         if options.ratio(self.training) is not None:
             raise UserError("a capacity limit needs routes per token; leave it out, or route by token or context")
@@ -159,7 +162,7 @@ class ConditionalMoE(MoE):
             gates_RK = gates_RE.gather(-1, experts_RK)
         losses: dict[str, Tensor] = {}
         if options.losses and conditions.mixture_RN is None:
-            # Conditions count by their tokens; the router's noise is no part of this.
+            # Every condition counts once per token. The losses look at logits without noise.
             losses = route(logits_NE[index_T], replace(options, noise=0.0), False, len(index_T)).losses
         return Routing(experts_RK[index_T], gates_RK[index_T], None, probs_RE[index_T], losses), gates_RE
 

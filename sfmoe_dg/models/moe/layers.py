@@ -102,11 +102,11 @@ class MoE(nn.Module):
         options: how logits become a route.
 
     Attributes:
-        batch: how the training batch lies in several processes; None for a process on its own.
-        exchange: how rows come to experts that other processes hold; None where all are here.
+        batch: where this process's rows belong in the training batch of several processes; None for a single process.
+        exchange: sends rows to experts that other processes hold; None where this process holds all.
     """
 
-    # Of the class: what every process sets for itself is no part of a layer's state.
+    # On the class: a layer of a single process has neither.
     batch: GlobalBatch | None = None
     exchange: ExpertExchange | None = None
 
@@ -124,7 +124,7 @@ class MoE(nn.Module):
         return y_TD.reshape(*x.shape[:-1], y_TD.shape[-1]), routing
 
     def decide_routes(self, logits_TE: Tensor, tokens_per_image: int) -> Routing:
-        """The route of every token, by the losses and capacities of the whole batch in training."""
+        """The route of every token. In training, losses and capacities are those of all processes' tokens."""
         batch = self.batch if self.training else None
         return route(logits_TE, self.options, self.training, tokens_per_image, batch)
 
@@ -183,7 +183,7 @@ def set_routing(
     allocation: str | None = None,
     **others: Any,
 ) -> None:
-    """Change how every MoE layer of a (trained) model routes; nothing in it carries parameters.
+    """Change how every MoE layer of a (trained) model routes; no parameter is touched.
 
     Args:
         k: choices per token.
@@ -236,7 +236,7 @@ def _some_layers(module: nn.Module) -> list[MoE]:
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """What autocast would compute a linear layer in; our GEMMs write into place, where autocast does not look."""
+    """The dtype in which autocast computes a linear layer; autocast does not reach GEMMs that write into an output."""
     kind = x.device.type
     if kind != "meta" and torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(kind)

@@ -45,7 +45,7 @@ class Routing(NamedTuple):
 
 @dataclass(frozen=True)
 class RoutingOptions:
-    """Everything about routing that carries no parameters, so it may change on a trained model.
+    """How logits become routes. None of this is a parameter, so it may change on a trained model.
 
     Attributes:
         num_experts: E.
@@ -63,7 +63,7 @@ class RoutingOptions:
         losses: (name, weight) pairs; names in :data:`sfmoe_dg.models.moe.balance.LOSSES`.
 
     Raises:
-        UserError: if a value is outside what is said above.
+        UserError: if a value is not one of those.
     """
 
     num_experts: int
@@ -143,8 +143,8 @@ def route(
         logits_TE: of any router, tokens of one image next to each other.
         training: adds the noise and selects ``capacity_ratio`` over ``eval_capacity_ratio``.
         tokens_per_image: S, for groups that are counted in images.
-        batch: where other processes have the rest of the batch, how it lies in theirs. Losses and capacities are then
-            those of the whole batch, and so is the noise drawn (each process draws it all and takes its share).
+        batch: where the logits belong in the batch of several processes, if there are several. Losses and capacities
+            are then those of the whole batch. Every process draws the noise of the whole batch and takes its own part.
     """
     with full_precision_region(logits_TE):
         logits_TE = full_precision(logits_TE)
@@ -168,7 +168,7 @@ def route(
 
 
 def _noise(logits_TE: Tensor, batch: GlobalBatch | None) -> Tensor:
-    """For the whole batch, from the global generator, which every process has in the same state."""
+    """Of the whole batch, from the global generator, which is in the same state in every process."""
     shape = logits_TE.shape if batch is None else batch.whole_shape(logits_TE.shape)
     return torch.randn(shape, dtype=logits_TE.dtype, device=logits_TE.device)
 
