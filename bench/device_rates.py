@@ -18,7 +18,7 @@ def macs_per_image(algorithm: str) -> float:
     import timm
     import torch
 
-    import sfmoe_dg.models.architectures.registry  # noqa: F401  registers the models
+    import sfmoe_dg.models.backbones  # noqa: F401  registers the models
     from sfmoe_dg.models.macs import count_macs
 
     name = hparam_table(algorithm, "PACS")["backbone"].default

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from timm.layers import Mlp
 from torch import Tensor, nn
 
-import sfmoe_dg.models.architectures.registry  # registers the models
+import sfmoe_dg.models.backbones  # registers the models
 from sfmoe_dg.models.moe.layers import MoE, ffn_moe, moe_layers, routing_set
 from sfmoe_dg.models.moe.routing import Routing, RoutingOptions, route
 
@@ -181,7 +181,7 @@ def bench_layers(args: argparse.Namespace) -> None:
         print(f"| {name} | " + " | ".join(f"{c[name]:.2f}" for c in columns) + " |")
 
 
-PRESETS = {
+PATTERNS = {
     "last two, k=1 (GMoE)": {"moe_layers": "F*8,[S,F]x2", "top_k": 1},
     "last two, k=2": {"moe_layers": "F*8,[S,F]x2", "top_k": 2},
     "[S,F]x6, k=1": {"moe_layers": "[S,F]x6", "top_k": 1},
@@ -193,7 +193,7 @@ def bench_models(args: argparse.Namespace) -> None:
     """Whole training steps of SF-MoE-S/16 over the dense model, beside what the multiplications alone would cost."""
     x = torch.randn(args.images, 3, 224, 224)
     models = {"dense": timm.create_model("sf_moe_small_patch16_224", moe_layers="F*12", num_classes=7)}
-    models |= {n: timm.create_model("sf_moe_small_patch16_224", num_classes=7, **kw) for n, kw in PRESETS.items()}
+    models |= {n: timm.create_model("sf_moe_small_patch16_224", num_classes=7, **kw) for n, kw in PATTERNS.items()}
     steps: dict[str, Step] = {}
     for name, model in models.items():
 
@@ -206,7 +206,7 @@ def bench_models(args: argparse.Namespace) -> None:
     times = median_times(steps, args)
     print(f"\n### Whole step: SF-MoE-S/16, {args.images} images\n")
     print("| blocks | step over dense | multiplications over dense | quotient |\n|---|---|---|---|")
-    for name, kw in PRESETS.items():
+    for name, kw in PATTERNS.items():
         sparse = len(models[name].moe_layers)  # type: ignore[arg-type]
         macs = macs_ratio(sparse, int(kw["top_k"]))
         ratio = times[name] / times["dense"]

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
-from sfmoe_dg.algorithms.presets.sf_moe import SFMoE
 from sfmoe_dg.algorithms.registry import ALGORITHMS
-from sfmoe_dg.runs.hparams import HparamTable
+from sfmoe_dg.models.architectures.sf_moe import SFMoE
 
 BASE: Mapping[str, Any] = {"moe_layers": "[S,F]x2", "num_experts": 6, "top_k": 2, "router": "linear"}
 """sf_moe_tiny_32 as it is."""
@@ -33,16 +32,5 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-class Variant(SFMoE):
-    """SFMoE with the settings of ``changes``."""
-
-    changes: ClassVar[Mapping[str, Any]] = {}
-
-    @classmethod
-    def hparam_table(cls, dataset: str) -> HparamTable:  # type: ignore[override]
-        table = dict(super().hparam_table(dataset))
-        return table | {name: replace(table[name], default=value) for name, value in {**BASE, **cls.changes}.items()}
-
-
 for _name, _changes in CHANGES.items():
-    ALGORITHMS.register(_name, type(_name, (Variant,), {"changes": _changes}))
+    ALGORITHMS.register(_name, replace(SFMoE, text="SFMoE with one setting changed.", defaults={**BASE, **_changes}))

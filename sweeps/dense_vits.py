@@ -6,21 +6,13 @@ weight decays, so that only the experts differ. Which ones the paper gave its de
 
 from __future__ import annotations
 
-from sfmoe_dg.algorithms.presets.sf_moe import SFMoE
+from dataclasses import replace
+
 from sfmoe_dg.algorithms.registry import ALGORITHMS
+from sfmoe_dg.models.architectures.sf_moe import SFMoE
 
+ViT_S16 = replace(SFMoE, text="ERM on DeiT-S/16.", backbones=("deit_small_patch16_224", "vit_tiny_32"))
+HybridViT = replace(SFMoE, text="ERM on R26+ViT-S/32.", backbones=("vit_small_r26_s32_224", "vit_tiny_32"))
 
-class ViTS16(SFMoE):
-    """ERM on DeiT-S/16."""
-
-    backbones = ("deit_small_patch16_224", "vit_tiny_32")
-
-
-class HybridViT(SFMoE):
-    """ERM on R26+ViT-S/32."""
-
-    backbones = ("vit_small_r26_s32_224", "vit_tiny_32")
-
-
-ALGORITHMS.register("ViT_S16", ViTS16)
+ALGORITHMS.register("ViT_S16", ViT_S16)
 ALGORITHMS.register("HybridViT", HybridViT)

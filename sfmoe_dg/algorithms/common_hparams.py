@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from sfmoe_dg.models.moe.hparams import MODEL_DEFAULT as MODEL_DEFAULT
+from sfmoe_dg.models.moe.hparams import MOE_HPARAMS
 from sfmoe_dg.runs.hparams import Hparam, choice, int_log2_uniform, log10_uniform
-
-MODEL_DEFAULT = "default"
-"""The value that leaves a choice to the backbone."""
 
 SMALL_IMAGES = ("Debug28", "RotatedMNIST", "ColoredMNIST")
 """The data sets for which DomainBed uses other learning rates and batch sizes."""
@@ -77,16 +76,8 @@ def _optimisation() -> dict[str, Hparam]:
 
 def _backbone(dataset: str) -> dict[str, Hparam]:
     """Which network, from which weights, and how it routes; random search changes none of these."""
-    default = (MODEL_DEFAULT,)
     return {
         "backbone": Hparam("auto"),
         "pretrained": Hparam(dataset not in LEARNS_FROM_SCRATCH, types=(bool, str)),
-        "drop_path": Hparam(MODEL_DEFAULT, types=(float,), choices=default, low=0, high=1),
-        "num_experts": Hparam(MODEL_DEFAULT, types=(int,), choices=default, low=1),
-        "top_k": Hparam(MODEL_DEFAULT, types=(int,), choices=default, low=1),
-        "moe_layers": Hparam(MODEL_DEFAULT, types=(str, list)),
-        "router": Hparam(MODEL_DEFAULT, choices=(*default, "linear", "cosine")),
-        "capacity_ratio": Hparam(MODEL_DEFAULT, types=(float,), choices=(*default, "dropless", None), above=0),
-        "allocation": Hparam(MODEL_DEFAULT, choices=(*default, "vanilla", "batch_priority", "token_order")),
-        "routing_loss_weight": Hparam(MODEL_DEFAULT, types=(float,), choices=default, low=0),
+        **MOE_HPARAMS,
     }

@@ -1,8 +1,9 @@
-"""The registry of algorithms. A new objective is one file in ``objectives/`` and one line below.
+"""The registry of algorithms. A new objective is one file in ``objectives/`` and one line below; presets are declared
+beside their architectures (``sfmoe_dg/models/architectures/registry.py``).
 
 Values are import paths, so that listing the names does not import torch. Other packages call
 ``ALGORITHMS.register("Name", Class)`` in a plug-in module, or offer the class as an entry point of the group
-``sfmoe_dg.algorithms``.
+``sfmoe_dg.algorithms``. A :class:`sfmoe_dg.models.architectures.preset.Preset` may stand in the class's place.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sfmoe_dg.foundation.registry import Registry
+from sfmoe_dg.models.architectures.preset import Preset
+from sfmoe_dg.models.architectures.registry import presets
 from sfmoe_dg.runs.hparams import HparamTable, default_values, random_values
 
 if TYPE_CHECKING:
@@ -19,11 +22,19 @@ if TYPE_CHECKING:
 def _complaint(name: str, registered: object) -> str:
     from sfmoe_dg.algorithms.base import Algorithm
 
-    is_algorithm = isinstance(registered, type) and issubclass(registered, Algorithm)
-    return "" if is_algorithm else "something else than a class derived from sfmoe_dg.algorithms.base.Algorithm"
+    is_one = isinstance(registered, Preset) or (isinstance(registered, type) and issubclass(registered, Algorithm))
+    return "" if is_one else "something else than a class derived from sfmoe_dg.algorithms.base.Algorithm"
 
 
-ALGORITHMS: Registry[type[Algorithm]] = Registry("algorithm", "sfmoe_dg.algorithms", _complaint)
+def _as_class(name: str, found: Any) -> type[Algorithm]:
+    if not isinstance(found, Preset):
+        return found
+    from sfmoe_dg.algorithms.presets import algorithm_of
+
+    return algorithm_of(name, found)
+
+
+ALGORITHMS: Registry[type[Algorithm]] = Registry("algorithm", "sfmoe_dg.algorithms", _complaint, _as_class)
 ALGORITHMS.register("ERM", "sfmoe_dg.algorithms.erm:ERM")
 ALGORITHMS.register("ERMPlusPlus", "sfmoe_dg.algorithms.objectives.erm_plus_plus:ERMPlusPlus")
 ALGORITHMS.register("Fish", "sfmoe_dg.algorithms.objectives.fish:Fish")
@@ -64,12 +75,8 @@ ALGORITHMS.register("MIRO", "sfmoe_dg.algorithms.objectives.miro:MIRO")
 ALGORITHMS.register("SAM", "sfmoe_dg.algorithms.objectives.sam:SAM")
 ALGORITHMS.register("MixStyle", "sfmoe_dg.algorithms.objectives.mix_style:MixStyle")
 ALGORITHMS.register("LPFT", "sfmoe_dg.algorithms.objectives.lpft:LPFT")
-ALGORITHMS.register("SFMoE", "sfmoe_dg.algorithms.presets.sf_moe:SFMoE")
-ALGORITHMS.register("HybridSFMoE", "sfmoe_dg.algorithms.presets.hybrid_sf_moe:HybridSFMoE")
-ALGORITHMS.register("GMoE", "sfmoe_dg.algorithms.presets.g_moe:GMoE")
-ALGORITHMS.register("WideNet", "sfmoe_dg.algorithms.presets.wide_net:WideNet")
-ALGORITHMS.register("CondMoE", "sfmoe_dg.algorithms.presets.cond_moe:CondMoE")
-ALGORITHMS.register("VMoE", "sfmoe_dg.algorithms.presets.v_moe:VMoE")
+for _name, _place in presets().items():
+    ALGORITHMS.register(_name, _place)
 
 
 def hparam_table(algorithm: str, dataset: str) -> HparamTable:

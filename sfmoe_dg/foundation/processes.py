@@ -1,8 +1,9 @@
-"""Several processes that share every minibatch: who is who, and the exchanges between them that gradients go through.
+"""Several processes that share every minibatch: their numbers, and exchanges that gradients pass through.
 
-Every process computes the objective of the *whole* minibatch from gathered features, so that all of them hold the same
-loss. What a process contributes to it reaches its weights through :meth:`GlobalBatch.gather`, whose backward multiplies
-by the number of processes; the mean of all processes' gradients is then the gradient of the one loss.
+Every process holds a part of the minibatch. It gathers the features of all parts and computes the objective of the
+*whole* minibatch, so all processes have the same loss. The backward of :meth:`GlobalBatch.gather` gives every process
+the gradient of its own rows, multiplied by the number of processes. The mean of all processes' gradients is then the
+gradient of that loss.
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ from sfmoe_dg.foundation.world import World as World
 
 
 def join(world: World, device: torch.device, init_method: str = "env://", timeout_minutes: float = 30) -> dist.Store:
-    """Meet the other processes: NCCL between CUDA devices, gloo otherwise. Returns what all of them can write to.
+    """Connect with the other processes: by NCCL between CUDA devices, by gloo otherwise.
+
+    Returns:
+        a store that all of them can read and write.
 
     Raises:
-        UserError: if they cannot be reached, or their device has no such exchange.
+        UserError: if they cannot be reached, or torch cannot connect processes on this kind of device.
     """
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"several processes can share a run on cpu and cuda devices, not on {device.type}")
@@ -46,7 +50,7 @@ def join(world: World, device: torch.device, init_method: str = "env://", timeou
 
 
 def leave() -> None:
-    """The opposite of :func:`join`; nothing happens where there is nothing to leave."""
+    """Undo :func:`join`; nothing happens if it was not called."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
@@ -68,10 +72,10 @@ def share_of(batch_size: int, world: World) -> slice:
 
 @dataclass(frozen=True)
 class GlobalBatch:
-    """How the rows that this process computes lie in those of all.
+    """Where the rows of this process belong among the rows of all processes.
 
-    A pass runs over one part per domain. Of each part every process has an equal share, in the order of the ranks; one
-    process alone would have the parts one after the other.
+    A pass runs over one or several domains. Every process has an equal share of each domain's rows, in the order of the
+    ranks. The order of the whole is the one that a single process has: one domain after the other.
 
     Attributes:
         parts: domains in one pass.
@@ -81,19 +85,19 @@ class GlobalBatch:
     parts: int = 1
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Everyone's rows ``[T, ...]`` in one process's order, ``[size · T, ...]``.
+        """The rows ``[T, ...]`` of all processes in the order of a single process, ``[size · T, ...]``.
 
-        The gradient is right if all processes compute the same of the result; see the top of the file.
+        The gradient is right if all processes compute the same from the result; see the top of the file.
         """
-        everyones = _Gather.apply(rows, self.world)
-        return everyones.unflatten(1, (self.parts, -1)).transpose(0, 1).flatten(0, 2)
+        gathered = _Gather.apply(rows, self.world)
+        return gathered.unflatten(1, (self.parts, -1)).transpose(0, 1).flatten(0, 2)
 
     def take(self, rows: Tensor) -> Tensor:
-        """The rows of this process out of everyone's, which it must hold already; no exchange."""
+        """The rows of this process among those of all, which are given; nothing is sent."""
         return rows.unflatten(0, (self.parts, self.world.size, -1))[:, self.world.rank].flatten(0, 1)
 
     def whole_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The shape of everyone's rows."""
+        """The shape of all processes' rows together."""
         return (self.world.size * shape[0], *shape[1:])
 
 
@@ -102,9 +106,9 @@ class _Gather(Function):
 
     @staticmethod
     def forward(x: Tensor, world: World) -> Tensor:
-        everyones = x.new_empty((world.size * x.shape[0], *x.shape[1:]))
-        dist.all_gather_into_tensor(everyones, x.contiguous())
-        return everyones.unflatten(0, (world.size, x.shape[0]))
+        gathered = x.new_empty((world.size * x.shape[0], *x.shape[1:]))
+        dist.all_gather_into_tensor(gathered, x.contiguous())
+        return gathered.unflatten(0, (world.size, x.shape[0]))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -116,9 +120,10 @@ class _Gather(Function):
 
 
 def exchange_rows(rows: Tensor, sent: list[int], received: list[int]) -> Tensor:
-    """The first ``sent[0]`` rows to process 0, the next ``sent[1]`` to process 1, …; what came, in the senders' order.
+    """Send the first ``sent[0]`` rows to process 0, the next ``sent[1]`` to process 1, and so on.
 
-    The gradient travels back the same way and is not rescaled.
+    ``received[i]`` is how many rows process i sends here. Returns them in the order of the ranks. Gradients are sent
+    back the same way and not rescaled.
     """
     return _Exchange.apply(rows, sent, received)
 
@@ -141,16 +146,16 @@ class _Exchange(Function):
         return _Exchange.apply(grad, ctx.received, ctx.sent), None, None
 
 
-def highest(*values: float) -> list[float]:
-    """The largest that any process gives, place by place; also a place where all wait for each other."""
+def all_max(*values: float) -> list[float]:
+    """The element-wise maximum over all processes; also a barrier."""
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
     dist.all_reduce(tensor, dist.ReduceOp.MAX)
     return tensor.tolist()
 
 
-def everyones(value: Any) -> list[Any]:
-    """One picklable value of every process, in the order of their ranks."""
+def gather_all(value: Any) -> list[Any]:
+    """The values that all processes give, in the order of their ranks; they must be picklable."""
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values

@@ -40,10 +40,15 @@ def _accept(name: str, found: Any) -> str:
     return ""
 
 
+def _as_it_is(name: str, found: Any) -> Any:
+    return found
+
+
 class Registry(MutableMapping[str, Any], Generic[T]):
     """Names to objects of one kind. A string value ``'module:attribute'`` is imported on first use.
 
     ``complaint`` is asked about every object that is loaded; it says in a few words what is wrong with it, or nothing.
+    ``convert`` then makes of it what :meth:`load` returns.
 
     With a ``group``, what installed packages offer as entry points of that group belongs to the registry too. They are
     looked for when the names are asked for or an entry is loaded, not before, and each is imported when it is loaded.
@@ -54,8 +59,14 @@ class Registry(MutableMapping[str, Any], Generic[T]):
             loaded or is complained about.
     """
 
-    def __init__(self, kind: str, group: str = "", complaint: Callable[[str, Any], str] = _accept) -> None:
-        self.kind, self.group, self._complaint = kind, group, complaint
+    def __init__(
+        self,
+        kind: str,
+        group: str = "",
+        complaint: Callable[[str, Any], str] = _accept,
+        convert: Callable[[str, Any], T] = _as_it_is,
+    ) -> None:
+        self.kind, self.group, self._complaint, self._convert = kind, group, complaint, convert
         self._entries: dict[str, Any] = {}
         self._loaded: dict[str, Any] = {}
         self._offers: dict[str, list[EntryPoint]] | None = None
@@ -108,7 +119,7 @@ class Registry(MutableMapping[str, Any], Generic[T]):
                 target = getattr(importlib.import_module(module_name), attribute)
             if wrong := self._complaint(name, target):
                 raise UserError(f"{self.kind} {name!r} is {wrong}")
-            self._loaded[name] = target
+            self._loaded[name] = self._convert(name, target)
         found: T = self._loaded[name]
         return found
 

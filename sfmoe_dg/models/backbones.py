@@ -1,9 +1,8 @@
-"""From hyper-parameters to a featurizer: our architectures, DomainBed's, or any timm model, under one interface."""
+"""Build a featurizer from hyper-parameters: one of our architectures, one of DomainBed's, or any timm model."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import timm
@@ -13,11 +12,13 @@ from torch import nn
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.registry import Registry, nearest
 from sfmoe_dg.models.architectures.mnist_cnn import MLP, MnistCNN
-from sfmoe_dg.models.architectures.registry import ARCHITECTURES
+from sfmoe_dg.models.architectures.registry import import_architectures
 from sfmoe_dg.models.featurizer import DinoFeaturizer, FrozenNormFeaturizer, Normalization
 from sfmoe_dg.models.featurizer import Featurizer as Featurizer
+from sfmoe_dg.models.moe.hparams import MODEL_DEFAULT, MODELS
 from sfmoe_dg.models.moe.layers import moe_layers
 from sfmoe_dg.models.weights.pretrained import has_weights, load_pretrained
+from sfmoe_dg.runs.hparams import Hparam
 
 TIMM_NAMES: Mapping[str, tuple[str, str]] = {
     "resnet18": ("resnet18.tv_in1k", "ResNet-18, torchvision's ImageNet weights, as in DomainBed"),
@@ -41,37 +42,26 @@ BACKBONES: Registry[Callable[[tuple[int, ...], Mapping[str, Any]], Featurizer]] 
 )
 """Third parties' backbones: functions of the input shape and the hyper-parameters that return a :class:`Featurizer`;
 the first lines of their docstrings say what it is. They are entry points of the group ``sfmoe_dg.backbones``, or
-registered by a ``--plugin``. What ``pretrained`` means is theirs to say. Ours go into timm's registry."""
+registered by a ``--plugin``. They decide what ``pretrained`` means. Ours are in timm's registry."""
 
-MOE_HPARAMS: Mapping[str, str] = {
-    "num_experts": "num_experts",
-    "top_k": "top_k",
-    "moe_layers": "moe_layers",
-    "capacity_ratio": "capacity_ratio",
-    "allocation": "allocation",
-    "router": "router",
-    "routing_loss_weight": "routing_loss_weight",
-    "drop_path": "drop_path_rate",
-    "routing_level": "routing_level",
-    "unknown_domain": "unknown_domain",
-}
-"""Hyper-parameters of mixtures of experts and the argument each becomes; "default" leaves it to the model."""
+import_architectures()
 
 
 def known_backbones() -> dict[str, str]:
     """Names and one-line descriptions, without timm's thousand others."""
-    ours = {}
-    for module in ARCHITECTURES:
-        for name in timm.list_models(module=module.__name__.rpartition(".")[2]):
-            ours[name] = (timm.model_entrypoint(name).__doc__ or "").strip().splitlines()[0]
+    ours = {name: _first_line(timm.model_entrypoint(name)) for name in sorted(MODELS)}
     timms = {name: text for name, (_, text) in TIMM_NAMES.items()}
-    return {**OWN_NAMES, **dict(sorted(ours.items())), **timms, **{name: _what_it_is(name) for name in BACKBONES}}
+    return {**OWN_NAMES, **ours, **timms, **{name: _what_it_is(name) for name in BACKBONES}}
+
+
+def _first_line(create: object) -> str:
+    return (create.__doc__ or "no description").strip().splitlines()[0]
 
 
 def _what_it_is(name: str) -> str:
-    """A registered backbone in one line, or why it cannot be had."""
+    """A registered backbone in one line, or why it cannot be loaded."""
     try:
-        return (BACKBONES.load(name).__doc__ or "no description").strip().splitlines()[0]
+        return _first_line(BACKBONES.load(name))
     except UserError as error:
         return str(error)
 
@@ -83,30 +73,30 @@ def build_backbone(
 
     ``hparams["pretrained"]``: True for the published weights (networks that have none, such as the tiny ones, start
     from scratch), False for none, or the path of a file. Hyper-parameters that the backbone does not use are ignored,
-    except those in :data:`MOE_HPARAMS`.
+    except those of mixtures of experts.
 
     Args:
         input_shape: (C, H, W), or (D,) for vectors.
-        num_domains: of training, for networks whose files say ``TAKES_NUM_DOMAINS``.
+        num_domains: of training; networks registered with :func:`sfmoe_dg.models.moe.hparams.moe_model` get it.
 
     Raises:
         UserError: on an unknown name, a mixture-of-experts hyper-parameter for a dense backbone, a value that is not
-            allowed, an input shape that does not fit, or weights that cannot be had.
+            allowed, an input shape that does not fit, or weights that cannot be loaded.
     """
     name = hparams.get("backbone", "auto")
     if name == "auto":
         name = _auto(input_shape, hparams)
-    moe_kwargs = _moe_arguments(hparams)
+    given = _moe_hparams(hparams)
     if name in ("mlp", "mnist_cnn"):
-        _refuse_moe(name, moe_kwargs)
+        _refuse_moe(name, given)
         if isinstance(hparams.get("pretrained"), str):
             raise UserError(f"backbone {name!r} takes no pretrained weights, and so not {hparams['pretrained']!r}")
         return _small_network(name, input_shape, hparams)
     if name in BACKBONES:
-        return _registered_network(name, input_shape, hparams, moe_kwargs)
+        return _registered_network(name, input_shape, hparams, given)
     if len(input_shape) != 3:
         raise UserError(f"backbone {name!r} wants pictures, but the input shape is {tuple(input_shape)}; use 'mlp'")
-    network = _timm_network(name, input_shape, hparams, moe_kwargs, num_domains)
+    network = _timm_network(name, input_shape, hparams, given, num_domains)
     normalization = _normalization(network.pretrained_cfg, input_shape[0])
     return (_dino_featurizer if name == "dinov2" else _featurizer)(network, normalization, hparams)
 
@@ -131,20 +121,17 @@ def _auto(input_shape: tuple[int, ...], hparams: Mapping[str, Any]) -> str:
     return "resnet18" if hparams.get("resnet18", False) else "resnet50"
 
 
-def _moe_arguments(hparams: Mapping[str, Any]) -> dict[str, Any]:
-    """What :data:`MOE_HPARAMS` hand over to the model."""
-    return {
-        argument: ("dropless" if key == "capacity_ratio" and hparams[key] is None else hparams[key])
-        for key, argument in MOE_HPARAMS.items()
-        if hparams.get(key, "default") != "default"
-    }
+def _moe_hparams(hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyper-parameters of mixtures of experts, of any architecture, that are set to other than their defaults."""
+    declared = {name: hparam for of_model in MODELS.values() for name, hparam in of_model.items()}
+    return {name: hparams[name] for name in declared if hparams.get(name, default := declared[name].default) != default}
 
 
-def _refuse_moe(name: str, moe_kwargs: Mapping[str, Any]) -> None:
-    if moe_kwargs:
-        given = ", ".join(key for key, argument in MOE_HPARAMS.items() if argument in moe_kwargs)
+def _refuse_moe(name: str, given: Iterable[str]) -> None:
+    """Raise a UserError if any hyper-parameter of a mixture of experts is given."""
+    if given := list(given):
         raise UserError(
-            f"backbone {name!r} is dense and has no use for {given}; leave it at 'default' or choose an MoE"
+            f"backbone {name!r} is dense and has no use for {', '.join(given)}; leave it at 'default' or choose an MoE"
         )
 
 
@@ -165,7 +152,7 @@ def _small_network(name: str, input_shape: tuple[int, ...], hparams: Mapping[str
 
 
 def _registered_network(
-    name: str, input_shape: tuple[int, ...], hparams: Mapping[str, Any], moe_kwargs: Mapping[str, Any]
+    name: str, input_shape: tuple[int, ...], hparams: Mapping[str, Any], given: Mapping[str, Any]
 ) -> Featurizer:
     build = BACKBONES.load(name)
     if name in OWN_NAMES or name in TIMM_NAMES or timm.is_model(name):
@@ -176,7 +163,7 @@ def _registered_network(
             f"backbone {name!r} is built as a {type(featurizer).__name__}; {build.__module__} must return a Featurizer"
         )
     if not hasattr(featurizer.network, "forward_with_losses"):
-        _refuse_moe(name, moe_kwargs)
+        _refuse_moe(name, given)
     return featurizer
 
 
@@ -184,40 +171,54 @@ def _timm_network(
     name: str,
     input_shape: tuple[int, ...],
     hparams: Mapping[str, Any],
-    moe_kwargs: Mapping[str, Any],
+    given: Mapping[str, Any],
     num_domains: int | None,
 ) -> Any:
     timm_name = TIMM_NAMES[name][0] if name in TIMM_NAMES else name
     base = timm_name.partition(".")[0] if isinstance(timm_name, str) else ""
     if not timm.is_model(base) or (timm_name != base and timm_name not in timm.list_models(base, include_tags=True)):
         raise _unknown_backbone(str(name))
-    ours = any(base in timm.list_models(module=m.__name__.rpartition(".")[2]) for m in ARCHITECTURES)
+    is_moe = base in MODELS
+    if not is_moe:
+        _refuse_moe(name, given)
     config = timm.get_pretrained_cfg(timm_name)
     kwargs: dict[str, Any] = {"num_classes": 0, "in_chans": input_shape[0]}
     if config is not None and config.fixed_input_size:
         kwargs["img_size"] = tuple(input_shape[1:])
-    if num_domains is not None and getattr(
-        sys.modules[timm.model_entrypoint(base).__module__], "TAKES_NUM_DOMAINS", False
-    ):
-        kwargs["num_domains"] = num_domains
-    if not ours:
-        _refuse_moe(name, moe_kwargs)
+    if is_moe:
+        kwargs |= {"num_domains": num_domains, **_moe_arguments(name, MODELS[base], hparams, given)}
     try:
-        network: Any = timm.create_model(timm_name, pretrained=False, **kwargs, **moe_kwargs)
+        network: Any = timm.create_model(timm_name, pretrained=False, **kwargs)
     except UserError:
         raise
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"backbone {name!r} cannot be built for inputs of shape {tuple(input_shape)}: {error}"
         ) from None
-    if moe_kwargs and not moe_layers(network):
-        _refuse_moe(name, {k: v for k, v in moe_kwargs.items() if k != "moe_layers"})
+    if not moe_layers(network):
+        _refuse_moe(name, given.keys() - {"moe_layers"})
     source = hparams.get("pretrained", True)
-    if source is True and ours and not has_weights(network.pretrained_cfg):
+    if source is True and is_moe and not has_weights(network.pretrained_cfg):
         source = False
     if source:
         load_pretrained(network, source, name)
     return network
+
+
+def _moe_arguments(
+    name: str, takes: Mapping[str, Hparam], hparams: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a run's hyper-parameters say to a network that takes these: its keyword arguments."""
+    if useless := [key for key in given if key not in takes]:
+        raise UserError(
+            f"backbone {name!r} has no use for {', '.join(useless)}; leave it at 'default' or choose another backbone"
+        )
+    arguments = {key: hparams[key] for key in takes if hparams.get(key, MODEL_DEFAULT) != MODEL_DEFAULT}
+    if "capacity_ratio" in arguments and arguments["capacity_ratio"] is None:
+        arguments["capacity_ratio"] = "dropless"  # timm drops arguments that are None
+    if "drop_path" in arguments:
+        arguments["drop_path_rate"] = arguments.pop("drop_path")  # timm's name for it
+    return arguments
 
 
 def _featurizer(network: Any, normalization: Normalization, hparams: Mapping[str, Any]) -> Featurizer:

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def compilable(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of a featurizer that runs through ``torch.compile`` where the featurizer says ``compiled``."""
+
+    @wraps(method)
+    def run(self: Featurizer, *args: Any) -> Any:
+        # The function is compiled, not the module: a module would take its compiled self along into copies of it.
+        call = _compiled(method) if self.compiled and not torch.compiler.is_compiling() else method
+        return call(self, *args)
+
+    return run
+
+
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function)
 
 
 class Featurizer(nn.Module):
@@ -31,12 +48,9 @@ class Featurizer(nn.Module):
         self.normalization = normalization
         self.dropout = nn.Dropout(dropout)
 
+    @compilable
     def forward(self, x: Tensor) -> Tensor:
         """Pictures ``[B, C, H, W]`` (or vectors ``[B, D]``) → features ``[B, n_outputs]``."""
-        return _maybe_compiled(self, type(self).extract)(self, x)
-
-    def extract(self, x: Tensor) -> Tensor:
-        """:meth:`forward`, never compiled by itself; subclasses override this."""
         return self.dropout(self.network(x))
 
     @property
@@ -44,15 +58,12 @@ class Featurizer(nn.Module):
         """Whether :meth:`forward_with_losses` wants to know the training domain of every picture."""
         return bool(getattr(self.network, "uses_domains", False))
 
+    @compilable
     def forward_with_losses(self, x: Tensor, domains: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """The features, and the weighted scalar routing losses by name; empty for dense networks.
 
         ``domains`` are indices of training domains, int64 ``[B]``; only networks that use them look at them.
         """
-        return _maybe_compiled(self, type(self).extract_with_losses)(self, x, domains)
-
-    def extract_with_losses(self, x: Tensor, domains: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """:meth:`forward_with_losses`, never compiled by itself."""
         if hasattr(self.network, "forward_with_losses"):
             known = {"domains": domains} if self.uses_domains else {}
             x, losses = self.network.forward_with_losses(x, **known)
@@ -74,17 +85,9 @@ class FrozenNormFeaturizer(Featurizer):
 class DinoFeaturizer(Featurizer):
     """Class tokens of DINOv2's last four blocks and the mean patch of the last, as DomainBed uses it."""
 
-    def extract(self, x: Tensor) -> Tensor:
+    @compilable
+    def forward(self, x: Tensor) -> Tensor:
+        """Pictures ``[B, C, H, W]`` → features ``[B, 5 · width]``."""
         layers = self.network.get_intermediate_layers(x, n=4, return_prefix_tokens=True, norm=True)
         tokens = [prefix[:, 0] for _, prefix in layers]
         return self.dropout(torch.cat([*tokens, layers[-1][0].mean(1)], 1))
-
-
-@cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function)
-
-
-def _maybe_compiled(featurizer: Featurizer, function: Callable[..., Any]) -> Callable[..., Any]:
-    # Functions are compiled, not modules: a module would take its compiled self along into copies of it.
-    return _compiled(function) if featurizer.compiled and not torch.compiler.is_compiling() else function

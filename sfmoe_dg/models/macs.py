@@ -1,6 +1,6 @@
-"""Multiply-accumulates of a model, counted where they happen: a hook under every matrix product and convolution.
+"""Multiply-accumulates of a model, counted at every matrix product and convolution of a forward pass.
 
-Works on any device; on ``meta`` nothing is computed, so that the largest models are counted in seconds. Matrix
+Works on any device. On ``meta`` nothing is computed, so that even the largest models take seconds. Matrix
 products, convolutions and attention count; additions, norms, softmax and activations do not, as in the papers' tables.
 """
 
@@ -71,7 +71,7 @@ def _capacity_ratios(model: nn.Module) -> dict[str, float]:
 
 @contextmanager
 def _dropless(model: nn.Module, names: Mapping[str, float]) -> Iterator[None]:
-    """Every named layer computes all its K·T rows for a while, so that the rows of full buffers are C times these."""
+    """Within the block the named layers drop nothing: each computes K·T rows. Full buffers have C times as many."""
     before = [(layer, layer.options) for name, layer in moe_layers(model) if name in names]
     try:
         for layer, options in before:

@@ -33,7 +33,8 @@ def conv_stem(network: nn.Module) -> list[nn.Module]:
 def transformer_stages(network: nn.Module) -> list[nn.Module]:
     """The norms that read the tokens [B, S, D] after each quarter of a vision transformer's blocks, or none.
 
-    Norms, since sparse blocks are not called as modules; what one reads is what the block before it returned.
+    Sparse blocks are not called as modules, so hooks on them would not run. The input of a norm is the output of the
+    block before it.
     """
     blocks: Any = getattr(network, "blocks", None)
     last = getattr(network, "norm", None)

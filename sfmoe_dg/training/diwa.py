@@ -4,7 +4,7 @@ Source: Ramé et al., Diverse Weight Averaging for Out-of-Distribution Generaliz
 the greedy soup of Wortsman et al., Model Soups, 2022. Averaging assumes that all runs start from the same weights.
 Pre-trained backbones do. Classifiers do not: each run's seed draws them, whereas the paper fits one by linear probing
 before the sweep; a sweep of LPFT is therefore closer to the paper than one of ERM. Experts are brought into the same
-order first, see :func:`sfmoe_dg.models.moe.align_experts.match_experts`.
+order first, see :func:`sfmoe_dg.models.moe.align_experts.align_experts`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sfmoe_dg.algorithms.shared.averages import RunningMean, move_towards, tenso
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.files import make_folder
 from sfmoe_dg.foundation.registry import unknown
-from sfmoe_dg.models.moe.align_experts import match_experts
+from sfmoe_dg.models.moe.align_experts import align_experts
 from sfmoe_dg.results.read import last_record, runs_with_records
 from sfmoe_dg.results.record_lines import Record, num_domains, options_label
 from sfmoe_dg.runs.folder import RunFolder
@@ -179,7 +179,7 @@ class _RunningModel:
                 f"the model in {member.folder} diverged: {odd[0]} holds values that are not finite; move that run's "
                 "folder elsewhere"
             )
-        match_experts(model, self._reference)
+        align_experts(model, self._reference)
         mean = self.mean.copy()
         mean.add(own)
         return mean

@@ -13,7 +13,7 @@ from torch import Tensor
 from sfmoe_dg.algorithms.base import Algorithm
 from sfmoe_dg.data.batches.loaders import EvalLoader, IndicesByDomain
 from sfmoe_dg.data.splits import DomainSplit
-from sfmoe_dg.foundation.processes import everyones
+from sfmoe_dg.foundation.processes import gather_all
 
 Pulse = Callable[[], None]
 
@@ -99,7 +99,7 @@ def _measure(
         return measured
     # Process n % size read batch n, so this restores the order of one process. Batches that some processes read a
     # second time, to keep in step with the others, come last and are cut off.
-    rounds = zip_longest(*everyones(measured))
+    rounds = zip_longest(*gather_all(measured))
     return [batch for together in rounds for batch in together if batch is not None][: loader.num_batches(only)]
 
 

@@ -13,7 +13,7 @@ import torch
 
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.files import make_folder
-from sfmoe_dg.foundation.processes import World, highest
+from sfmoe_dg.foundation.processes import World, all_max
 from sfmoe_dg.runs.folder import RunFolder
 from sfmoe_dg.runs.lease import Lease, acquire, refuse_living_owner
 from sfmoe_dg.runs.progress import Progress, write_progress
@@ -96,7 +96,7 @@ def _held(folder: RunFolder, world: World, reporter: Reporter) -> Iterator[Lease
     try:
         with acquire(folder.path, on_wait=reporter.waiting) if world.leads else nullcontext() as lease:
             if world.shared:
-                highest(0)
+                all_max(0)
             try:
                 yield lease
             except UserError:
@@ -148,7 +148,7 @@ class _Training:
         self._finish()
 
     def _compare(self, step: int) -> None:
-        if self.world.shared and highest(step, -step) != [step, -step]:
+        if self.world.shared and all_max(step, -step) != [step, -step]:
             raise UserError(
                 f"the processes of this run find different checkpoints in {self.folder}; it must lie on a file system "
                 "that all of them see"
@@ -228,7 +228,7 @@ class _Training:
         now, stop = time.monotonic(), self.stop.requested
         save = now - self.last_save >= 60 * self.setup.execution.checkpoint_minutes
         if self.world.shared:
-            stop, save = map(bool, highest(stop, save))
+            stop, save = map(bool, all_max(stop, save))
         if stop or save:
             self._save(step, due, random, record)
         if stop:

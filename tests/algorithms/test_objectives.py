@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_twins import TINY_TWINS
 
 from sfmoe_dg.algorithms.base import Forward
 from sfmoe_dg.algorithms.erm import mean_losses
@@ -10,7 +11,7 @@ from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
 from sfmoe_dg.algorithms.shared.precision import Precision
 from sfmoe_dg.foundation.errors import UserError
 
-BACKBONES = ["mnist_cnn", "resnet18", "vit_tiny_32", "sf_moe_tiny_32", "g_moe_tiny_32", "wide_net_tiny_32"]
+BACKBONES = ["mnist_cnn", "resnet18", *TINY_TWINS]
 REFUSALS = {
     (name, backbone): "convolutional feature maps"
     for name in ALGORITHMS

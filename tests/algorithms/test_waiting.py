@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
+from sfmoe_dg.models.architectures.registry import presets
 
 CLASSES, DOMAINS, BATCH = 5, 3, 4
 
@@ -104,7 +105,7 @@ def test_erm_leaves_everything_on_the_device(backbone):
     assert all(state["exp_avg"].is_meta for state in algorithm.optimizer.state.values())
 
 
-@pytest.mark.parametrize("name", list(OWN_BACKBONES))
+@pytest.mark.parametrize("name", list(presets()))
 def test_no_architecture_waits(name):
     limited = {"capacity_ratio": 1.05} if name in ("VMoE", "GMoE") else {}
     assert not three_updates(on_meta(name, OWN_BACKBONES[name], **limited))[0]

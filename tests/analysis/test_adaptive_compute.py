@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tiny_twins import TINY_MOES
 
 from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
 from sfmoe_dg.analysis.adaptive_compute.compute import (
@@ -15,8 +16,7 @@ from sfmoe_dg.analysis.adaptive_compute.compute import (
 )
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.models.moe.layers import moe_layers
-
-SPARSE = ("sf_moe_tiny_32", "v_moe_tiny_32", "wide_net_tiny_32")
+from sfmoe_dg.models.moe.trace import LayerTrace, routing_trace
 
 
 def algorithm(backbone, name="ERM", **hparams):
@@ -30,7 +30,7 @@ def batches(*sizes):
     return [(torch.randn(n, 3, 32, 32), torch.randint(5, (n,))) for n in sizes]
 
 
-@pytest.mark.parametrize("backbone", SPARSE)
+@pytest.mark.parametrize("backbone", TINY_MOES)
 def test_shares_by_hand_and_invariants(backbone):
     model = algorithm(backbone)
     before = [layer.options for _, layer in moe_layers(model)]
@@ -75,11 +75,14 @@ def test_an_average_of_weights_is_measured_where_it_predicts():
     assert (table["assignments_kept"] > 0).all()
 
 
-@pytest.mark.parametrize("backbone", SPARSE)
+@pytest.mark.parametrize("backbone", TINY_MOES)
 def test_drops_of_the_first_layer_are_nested(backbone):
     model, ratios = algorithm(backbone), (0.1, 0.3, 0.6, 1.0, 8.0)
     found = dropped_patches(model.featurizer.network, torch.randn(4, 3, 32, 32), ratios)
-    assert len(found) == {"wide_net_tiny_32": 4}.get(backbone, 2)
+    calls: list[LayerTrace] = []
+    with routing_trace(model, calls.append):
+        model.predict(torch.randn(1, 3, 32, 32))
+    assert len(found) == len(calls)
     name, first = next(iter(found.items()))
     assert first.shape == (5, 4, 4, 4)
     assert first[0].any()

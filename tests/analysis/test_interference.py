@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tiny_twins import TINY_TWINS
 from torch import nn
 
 from sfmoe_dg.algorithms.base import Algorithm
@@ -23,7 +24,7 @@ from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.models.backbones import Featurizer
 from sfmoe_dg.models.moe.layers import moe_layers
 
-BACKBONES = ("vit_tiny_32", "sf_moe_tiny_32", "v_moe_tiny_32", "wide_net_tiny_32", "cond_moe_tiny_32", "resnet18")
+BACKBONES = (*TINY_TWINS, "resnet18")
 
 
 def algorithm(backbone="vit_tiny_32", name="ERM", dtype=torch.float64, **hparams):

@@ -12,7 +12,7 @@ import timm
 import torch
 from observation_makers import LAYER, observations, random_observations, routing
 
-import sfmoe_dg.models.architectures.registry
+import sfmoe_dg.models.backbones
 from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
 from sfmoe_dg.analysis.subject.observations import RoutingRecorder, observe
 from sfmoe_dg.analysis.subject.opened import open_run

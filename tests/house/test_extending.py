@@ -47,7 +47,7 @@ def last_record(folder: Path) -> dict:
 def test_a_file_and_a_line_for_everything_that_the_table_names(page, folder):
     files = {path.name for path in folder.iterdir()}
     assert files == {
-        *(f"my_{what}.py" for what in ("objective", "backbone", "dataset", "launcher", "analysis")),
+        *(f"my_{what}.py" for what in ("objective", "backbone", "moe", "dataset", "launcher", "analysis")),
         "study.toml",
         "pyproject.toml",
     }
@@ -60,13 +60,14 @@ def test_a_file_and_a_line_for_everything_that_the_table_names(page, folder):
 
 def test_what_the_page_says_works(page, folder):
     found = sections(page)
-    for title in ("An objective", "A backbone", "A data set", "A launcher", "An analysis"):
+    for title in ("An objective", "A backbone", "A mixture of experts", "A data set", "A launcher", "An analysis"):
         for words in commands(found[title]):
             result = command(*words, cwd=folder)
             assert result.returncode == 0, f"{title}: {result.stderr}"
     results = folder / "results"
     assert last_record(results / "objective")["decay"] > 0
     assert last_record(results / "backbone")["hparams"]["backbone"] == "tiny_grid"
+    assert last_record(results / "moe")["hparams"]["token_scale"] == 0.5
     assert last_record(results / "dataset")["args"]["dataset"] == "Stripes"
     assert len(list((results / "launcher").glob("*/done"))) == 2
     drawn = (results / "objective" / "figures" / "sure_and_right.csv").read_text().splitlines()

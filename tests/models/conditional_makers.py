@@ -4,7 +4,7 @@ import timm
 import torch
 from torch import nn
 
-import sfmoe_dg.models.architectures.registry  # noqa: F401
+import sfmoe_dg.models.backbones  # noqa: F401
 from sfmoe_dg.models.moe.conditions import CONTENT_LEVELS, LEVELS
 from sfmoe_dg.models.moe.layers import moe_layers
 

@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from tiny_twins import TINY_TWINS
 from torch import nn
 
-import sfmoe_dg.models.architectures.registry
 from sfmoe_dg.algorithms.common_hparams import MODEL_DEFAULT, common_hparams
 from sfmoe_dg.foundation.errors import UserError
-from sfmoe_dg.models.backbones import MOE_HPARAMS, build_backbone, known_backbones
+from sfmoe_dg.models.architectures import registry
+from sfmoe_dg.models.architectures.preset import Preset
+from sfmoe_dg.models.backbones import TIMM_NAMES, build_backbone, known_backbones
 from sfmoe_dg.models.moe.capacity import ALLOCATIONS
+from sfmoe_dg.models.moe.hparams import MODELS, MOE_HPARAMS
 from sfmoe_dg.models.moe.layers import moe_layers, set_routing
 
 SCRATCH = {"pretrained": False}
 
 
 def test_every_file_that_registers_a_model_is_listed():
-    folder = Path(sfmoe_dg.models.architectures.registry.__file__).parent
-    registering = {p.stem for p in folder.glob("*.py") if "@register_model" in p.read_text()}
-    assert registering == {m.__name__.rpartition(".")[2] for m in sfmoe_dg.models.architectures.registry.ARCHITECTURES}
+    folder = Path(registry.__file__).parent
+    registering = {p.stem for p in folder.glob("*.py") if "@moe_model(" in p.read_text()}
+    assert registering == set(registry.ARCHITECTURES)
+
+
+def test_every_preset_is_listed_and_is_one_of_the_backbones_of_its_file():
+    for name, place in registry.presets().items():
+        module = importlib.import_module(place.partition(":")[0])
+        preset = getattr(module, name)
+        assert all(timm.model_entrypoint(backbone).__module__ == module.__name__ for backbone in preset.backbones)
+    modules = [importlib.import_module(f"{registry.FOLDER}.{file}") for file in registry.ARCHITECTURES]
+    declared = {id(value): name for m in modules for name, value in vars(m).items() if isinstance(value, Preset)}
+    assert set(declared.values()) == set(registry.presets())
 
 
 @pytest.mark.parametrize(
@@ -48,7 +63,7 @@ def test_auto_follows_domainbed(shape, hparams, kind, width):
     assert losses == {}
 
 
-@pytest.mark.parametrize("name", sorted(n for n in known_backbones() if n.endswith("_32")))
+@pytest.mark.parametrize("name", TINY_TWINS)
 @pytest.mark.parametrize("shape", [(3, 32, 32), (2, 28, 28)])
 def test_tiny_models_are_featurizers(name, shape):
     # Published weights do not exist for these: True means that there is nothing to load.
@@ -183,3 +198,17 @@ def test_every_allocation_can_be_chosen():
 def test_every_name_has_a_description():
     assert all(text and "\n" not in text for text in known_backbones().values())
     assert {"auto", "mnist_cnn", "sf_moe_tiny_32", "resnet50_augmix"} <= set(known_backbones())
+
+
+def test_the_page_of_architectures_lists_every_network(request):
+    """Its rows name families: ``sf_moe_{small,base}_patch16_224``."""
+    page = (request.config.rootpath / "docs" / "architectures.md").read_text()
+    rows = [line.split(" | ")[1] for line in page.splitlines() if line.startswith("| ") and "_32`" in line]
+    names = [name for row in rows for family in re.findall(r"`([^`]+)`", row) for name in expanded(family)]
+    assert sorted(name for name in names if name not in TIMM_NAMES) == sorted(MODELS)
+
+
+def expanded(family):
+    before, brace, rest = family.partition("{")
+    inside, _, after = rest.partition("}")
+    return [f"{before}{choice}{after}" for choice in inside.split(",")] if brace else [family]

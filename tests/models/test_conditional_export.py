@@ -8,7 +8,7 @@ import torch
 from conditional_makers import DOMAINS, MERGED, STYLES, pictures, tiny
 from safetensors.torch import save_file
 
-import sfmoe_dg.models.architectures.registry  # noqa: F401
+import sfmoe_dg.models.backbones  # noqa: F401
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.models.architectures.conditional_export import export_merged
 from sfmoe_dg.models.architectures.conditional_moe import attribute_bits

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-import sfmoe_dg.models.architectures.registry  # noqa: F401
+import sfmoe_dg.models.backbones  # noqa: F401
 from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
 from sfmoe_dg.data.catalog import CATALOG, DOMAIN_ATTRIBUTES
 from sfmoe_dg.foundation.errors import UserError

@@ -5,7 +5,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-import sfmoe_dg.models.architectures.registry  # noqa: F401
+import sfmoe_dg.models.backbones  # noqa: F401
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.models.backbones import build_backbone
 from sfmoe_dg.models.moe.layers import moe_layers

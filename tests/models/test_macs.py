@@ -10,8 +10,8 @@ import timm
 import torch
 from torch import nn
 
-import sfmoe_dg.models.architectures.registry  # noqa: F401
-from sfmoe_dg.models.architectures.v_moe import VMoE
+import sfmoe_dg.models.backbones  # noqa: F401
+from sfmoe_dg.models.architectures.v_moe import VMoEViT
 from sfmoe_dg.models.macs import count_macs
 from sfmoe_dg.models.moe.layers import MoE, ffn_moe
 from sfmoe_dg.models.moe.routing import RoutingOptions
@@ -44,7 +44,7 @@ class TestByHand:
     @pytest.mark.parametrize("device", ["cpu", "meta"])
     def test_attention_counts_both_products(self, device: str):
         tokens, dim = 17, 96
-        model = VMoE(
+        model = VMoEViT(
             img_size=32, patch_size=8, embed_dim=dim, depth=1, num_heads=3, moe_layers=(), device=device
         ).eval()
         macs = count_macs(model, torch.zeros(1, 3, 32, 32, device=device))

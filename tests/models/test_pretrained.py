@@ -9,7 +9,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-import sfmoe_dg.models.architectures.registry
+import sfmoe_dg.models.backbones
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.torch_files import load_torch
 from sfmoe_dg.models.backbones import build_backbone

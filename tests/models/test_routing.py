@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.models.moe.balance import assignment_loss, balance_loss, importance_loss, load_loss, weighted
 from sfmoe_dg.models.moe.capacity import allocate, capacity, group_capacities, kept
+from sfmoe_dg.models.moe.choice import top_k_experts
 from sfmoe_dg.models.moe.routers import CosineRouter, LinearRouter
-from sfmoe_dg.models.moe.routing import RoutingOptions, route, top_k_experts
+from sfmoe_dg.models.moe.routing import RoutingOptions, route
 
 GATES = torch.tensor([[0.5, 0.4, 0.1], [0.3, 0.3, 0.4], [0.1, 0.2, 0.7], [0.8, 0.2, 0.0]])
 

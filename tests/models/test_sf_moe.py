@@ -9,14 +9,13 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from tiny_twins import TINY_TWINS
 from torch import nn
 
-import sfmoe_dg.models.architectures.registry
+import sfmoe_dg.models.backbones
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.models.architectures.vision_transformer import MoEBlock
 from sfmoe_dg.models.moe.layers import moe_layers, routing_set
-
-TINY = ("vit_tiny_32", "sf_moe_tiny_32", "g_moe_tiny_32")
 
 
 def tiny(name: str = "sf_moe_tiny_32", seed: int = 0, **kwargs) -> nn.Module:
@@ -65,7 +64,7 @@ def test_meta_device_runs_forward():
         assert model(torch.empty(2, 3, 224, 224)).shape == (2, 1000)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", TINY_TWINS)
 @pytest.mark.parametrize(("size", "channels"), [(28, 1), (28, 2), (32, 3), (40, 3)])
 def test_tiny_models_take_small_pictures(name, size, channels):
     model = timm.create_model(name, num_classes=4, in_chans=channels, img_size=size)
@@ -77,7 +76,7 @@ def test_tiny_models_take_small_pictures(name, size, channels):
     assert not used
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", TINY_TWINS)
 def test_timms_interface(name):
     model = tiny(name).eval()
     x = torch.randn(3, 3, 32, 32)
@@ -168,7 +167,7 @@ def test_keyword_arguments():
         timm.create_model("sf_moe_tiny_32", allocation="batch_priorty")
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", TINY_TWINS)
 def test_state_dict_and_deepcopy(name):
     model = tiny(name).eval()
     other = tiny(name, seed=1).eval()
@@ -178,7 +177,7 @@ def test_state_dict_and_deepcopy(name):
         assert torch.equal(twin(x), model(x))
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", TINY_TWINS)
 def test_channels_last_and_half_precision(name):
     model = tiny(name).eval()
     x = torch.randn(2, 3, 32, 32)
@@ -219,7 +218,7 @@ def test_compiled_in_evaluation():
         torch.testing.assert_close(compiled(x[:1]), model(x[:1]))
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", TINY_TWINS)
 def test_learns_a_few_pictures(name):
     torch.manual_seed(0)
     model = tiny(name)

@@ -8,7 +8,7 @@ import timm
 import torch
 from timm.layers import Mlp
 
-import sfmoe_dg.models.architectures.registry
+import sfmoe_dg.models.backbones
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.models.moe.layers import moe_layers, set_routing
 from sfmoe_dg.models.moe.trace import routing_trace

@@ -14,10 +14,10 @@ import timm
 import torch
 from torch import nn
 
-import sfmoe_dg.models.architectures.registry  # noqa: F401
+import sfmoe_dg.models.backbones  # noqa: F401
 from sfmoe_dg.algorithms.registry import default_hparams
 from sfmoe_dg.foundation.errors import UserError
-from sfmoe_dg.models.architectures.v_moe import VMoE, resize_position_embedding
+from sfmoe_dg.models.architectures.v_moe import VMoEViT, resize_position_embedding
 from sfmoe_dg.models.moe.layers import moe_layers
 from sfmoe_dg.models.weights.pretrained import load_pretrained
 
@@ -114,7 +114,7 @@ class TestArchitecture:
 
     def test_initial_values(self):
         torch.manual_seed(0)
-        model = VMoE(**TINY, pre_logits=True)
+        model = VMoEViT(**TINY, pre_logits=True)
         layer = model.blocks[1].mlp
         for stack in (layer.experts.fc1, layer.experts.fc2):
             assert torch.equal(stack.weight, stack.weight[:1].expand_as(stack.weight))
@@ -129,7 +129,7 @@ class TestArchitecture:
         assert model.pre_logits.fc.bias.count_nonzero() == 0
 
     def test_the_tanh_layer_is_part_of_the_features(self):
-        model = VMoE(**TINY, pre_logits=True).eval()
+        model = VMoEViT(**TINY, pre_logits=True).eval()
         x = torch.randn(2, 3, 32, 32)
         features = model.forward_head(model.forward_features(x), pre_logits=True)
         token = model.forward_features(x)[:, 0]
@@ -180,7 +180,7 @@ class TestLoading:
         from safetensors.torch import save_file
 
         torch.manual_seed(1)
-        model = VMoE(**{**TINY, **changes})
+        model = VMoEViT(**{**TINY, **changes})
         nn.init.normal_(model.head.weight)
         path = tmp_path / "weights.safetensors"
         save_file(model.state_dict(), path)
@@ -188,31 +188,31 @@ class TestLoading:
 
     def test_exactly(self, tmp_path):
         old, path = self.state(tmp_path, pre_logits=True)
-        new = VMoE(**TINY, pre_logits=True).eval()
+        new = VMoEViT(**TINY, pre_logits=True).eval()
         load_pretrained(new, path, "x")
         x = torch.randn(2, 3, 32, 32)
         assert torch.equal(old(x), new(x))
 
     def test_other_resolution(self, tmp_path):
         old, path = self.state(tmp_path)
-        new = VMoE(**{**TINY, "img_size": 64})
+        new = VMoEViT(**{**TINY, "img_size": 64})
         load_pretrained(new, path, "x")
         assert torch.equal(new.pos_embed, resize_position_embedding(old.pos_embed, (8, 8)))
 
     def test_pre_logits_go_with_the_classifier(self, tmp_path):
         old, path = self.state(tmp_path, pre_logits=True)
-        new = VMoE(**{**TINY, "num_classes": 0})
+        new = VMoEViT(**{**TINY, "num_classes": 0})
         load_pretrained(new, path, "x")
         assert torch.equal(new.blocks[3].mlp.experts.fc2.weight, old.blocks[3].mlp.experts.fc2.weight)
 
     def test_the_classifier_without_its_pre_logits_is_refused(self, tmp_path):
         _, path = self.state(tmp_path, pre_logits=True)
         with pytest.raises(UserError, match="pre_logits=True"):
-            load_pretrained(VMoE(**TINY), path, "x")
+            load_pretrained(VMoEViT(**TINY), path, "x")
 
     def test_dense_weights_are_upcycled(self, tmp_path):
         old, path = self.state(tmp_path, moe_layers=())
-        new = VMoE(**TINY, top_k=4).eval()
+        new = VMoEViT(**TINY, top_k=4).eval()
         load_pretrained(new, path, "x")
         # All four experts are the dense layer and all four are chosen, so that their weights sum to one.
         x = torch.randn(2, 3, 32, 32)

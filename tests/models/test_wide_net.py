@@ -8,7 +8,7 @@ import torch
 from timm.models.vision_transformer import Attention
 from torch import nn
 
-import sfmoe_dg.models.architectures.registry  # noqa: F401
+import sfmoe_dg.models.backbones  # noqa: F401
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.models.moe.layers import FFNExperts, MoE, moe_layers
 from sfmoe_dg.models.moe.routers import LinearRouter

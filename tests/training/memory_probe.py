@@ -25,7 +25,6 @@ import torch
 from torch.multiprocessing.reductions import shared_cache
 
 from sfmoe_dg.algorithms.base import Minibatches
-from sfmoe_dg.algorithms.presets.sf_moe import SFMoE
 from sfmoe_dg.algorithms.registry import ALGORITHMS
 from sfmoe_dg.cli.main import main
 from sfmoe_dg.data.sets.image_folder import FolderDomain
@@ -65,7 +64,7 @@ def sample(step: int) -> dict[str, float]:
     }
 
 
-class Probed(SFMoE):
+class Probed(ALGORITHMS.load("SFMoE")):
     """SF-MoE that takes a sample before every ``every``-th step."""
 
     every = 1

@@ -23,15 +23,6 @@ from sfmoe_dg.training.model_file import load_model
 from sfmoe_dg.training.prepare import Execution, prepare
 
 CPU = Execution(device="cpu", num_workers=0)
-TINY = {"SFMoE", "HybridSFMoE", "GMoE", "WideNet", "CondMoE", "VMoE"}
-BACKBONES = {
-    "SFMoE": "sf_moe_tiny_32",
-    "HybridSFMoE": "hybrid_sf_moe_tiny_32",
-    "GMoE": "g_moe_tiny_32",
-    "WideNet": "wide_net_tiny_32",
-    "CondMoE": "cond_moe_tiny_32",
-    "VMoE": "v_moe_tiny_32",
-}
 SETTINGS = {
     "LPFT": {"linear_steps": 2},
     "ERMPlusPlus": {"linear_steps": 2},
@@ -54,8 +45,6 @@ class StopAfter(StopRequest):
 
 def spec_of(algorithm, **changes):
     hparams = {"batch_size": 4, **SETTINGS.get(algorithm, {})}
-    if algorithm in TINY:
-        hparams["backbone"] = BACKBONES[algorithm]
     values = {"dataset": "Debug28", "algorithm": algorithm, "steps": 5, "checkpoint_freq": 2}
     return RunSpec(**values | {"hparams": json.dumps(hparams)} | changes)
 

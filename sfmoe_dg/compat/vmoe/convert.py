@@ -18,20 +18,20 @@ from sfmoe_dg.compat.vmoe.checkpoint import Leaf, ShardedCheckpoint
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.files import atomic_file
 from sfmoe_dg.models.architectures.patterns import sparse_blocks
-from sfmoe_dg.models.architectures.v_moe import SIZES, VMoE, cfg_for
+from sfmoe_dg.models.architectures.v_moe import SIZES, VMoEViT, cfg_for
 from sfmoe_dg.models.weights.pretrained import load_pretrained
 
 METADATA = "sfmoe_dg.v_moe"
-"""The key of a converted file's metadata under which :class:`VMoE`'s arguments are, as JSON."""
+"""The key of a converted file's metadata under which :class:`VMoEViT`'s arguments are, as JSON."""
 
 View = Callable[[np.ndarray], np.ndarray]
 
 
 def convert(prefix: str | os.PathLike[str], out: str | os.PathLike[str]) -> dict[str, Any]:
-    """Write the checkpoint's arrays, float32, under the names of :class:`VMoE` into ``out``, whole or not at all.
+    """Write the checkpoint's arrays, float32, under the names of :class:`VMoEViT` into ``out``, whole or not at all.
 
     Returns:
-        the arguments of the :class:`VMoE` that the arrays fit, read from their shapes; also in the file's metadata.
+        the arguments of the :class:`VMoEViT` that the arrays fit, read from their shapes; also in the file's metadata.
 
     Raises:
         UserError: if the checkpoint is incomplete, damaged, or not a V-MoE, or ``out`` does not end in .safetensors.
@@ -41,7 +41,7 @@ def convert(prefix: str | os.PathLike[str], out: str | os.PathLike[str]) -> dict
     checkpoint = ShardedCheckpoint(prefix)
     leaves = {leaf.name: leaf for leaf in checkpoint.leaves}
     config = _config(leaves, checkpoint.index_path)
-    shapes = {key: tuple(value.shape) for key, value in VMoE(**config, device="meta").state_dict().items()}
+    shapes = {key: tuple(value.shape) for key, value in VMoEViT(**config, device="meta").state_dict().items()}
     names = _names(config)
     _check(leaves, names, shapes, checkpoint.index_path)
     with atomic_file(out) as file:
@@ -58,7 +58,7 @@ def convert(prefix: str | os.PathLike[str], out: str | os.PathLike[str]) -> dict
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The arguments of :class:`VMoE` that a converted file carries.
+    """The arguments of :class:`VMoEViT` that a converted file carries.
 
     Raises:
         UserError: if it is no converted file.
@@ -76,18 +76,18 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read as a safetensors file ({error})") from None
 
 
-def load_converted(path: str | os.PathLike[str], **changes: Any) -> VMoE:
+def load_converted(path: str | os.PathLike[str], **changes: Any) -> VMoEViT:
     """The model that a converted file holds, with its weights; in training mode, as every new model.
 
     Args:
-        changes: arguments of :class:`VMoE` to change, such as ``img_size`` (positions are resized), ``num_classes``
+        changes: arguments of :class:`VMoEViT` to change, such as ``img_size`` (positions are resized), ``num_classes``
             (0 for features; another number starts a new classifier) or ``capacity_ratio``.
 
     Raises:
         UserError: if it is no converted file, or its weights do not fit the changed model.
     """
     config = {**read_config(path), **changes}
-    model = VMoE(**config)
+    model = VMoEViT(**config)
     model.pretrained_cfg = cfg_for(config["img_size"], config["num_classes"])  # type: ignore[assignment]
     load_pretrained(model, Path(path), "this V-MoE")
     return model
@@ -105,7 +105,7 @@ def registered_name(config: Mapping[str, Any]) -> str | None:
 
 
 def _config(leaves: Mapping[str, Leaf], path: Path) -> dict[str, Any]:
-    """VMoE's arguments from the shapes that determine them; everything else is compared afterwards."""
+    """VMoEViT's arguments from the shapes that determine them; everything else is compared afterwards."""
     depth = sum(1 for name in leaves if name.endswith("/LayerNorm_0/scale"))
     try:
         p, _, channels, dim = leaves["embedding/kernel"].shape

@@ -1,4 +1,4 @@
-"""A trained conditional mixture of experts as a dense ViT: one merged copy of its layers per distinct condition.
+"""Turn a trained conditional mixture of experts into a dense ViT: its experts are merged for a given condition.
 
 Legend: B images, S tokens of one image, D and F widths, E experts, R routes, N conditions.
 """

@@ -15,26 +15,21 @@ Legend: B images, C channels, H and W height and width.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from timm.layers import HybridEmbed, StdConv2dSame
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs
 from timm.models.resnetv2 import ResNetV2
 from torch import Tensor, nn
 
-from sfmoe_dg.models.architectures.sf_moe import TINY, cfg, tiny_cfg
+from sfmoe_dg.models.architectures.sf_moe import ROUTING, SFMoE
+from sfmoe_dg.models.architectures.sizes import HALF, TINY, cfg, tiny_cfg
 from sfmoe_dg.models.architectures.stem import ConvStem
 from sfmoe_dg.models.architectures.vision_transformer import SparseVisionTransformer, create_sparse_vit
+from sfmoe_dg.models.moe.hparams import moe_model
 
-_ROUTING: dict[str, Any] = {
-    "num_experts": 6,
-    "top_k": 2,
-    "router": "linear",
-    "routing_loss": "balance",
-    "routing_loss_weight": 0.01,
-    "routing_options": {"renormalize": True},
-}
 _SMALL = {"patch_size": 1, "embed_dim": 384, "depth": 12, "num_heads": 6, "moe_layers": "every-3"}
 _BASE = {"patch_size": 1, "embed_dim": 768, "depth": 12, "num_heads": 12, "moe_layers": "every-3"}
 
@@ -75,8 +70,7 @@ class ResidualStem(ConvStem):
 
 
 def _hybrid_cfg(hub_id: str, **changes: Any) -> dict[str, Any]:
-    half = (0.5, 0.5, 0.5)
-    return cfg(hub_id, mean=half, std=half, crop_pct=0.9, first_conv="patch_embed.backbone.stem.conv", **changes)
+    return cfg(hub_id, mean=HALF, std=HALF, crop_pct=0.9, first_conv="patch_embed.backbone.stem.conv", **changes)
 
 
 default_cfgs = generate_default_cfgs(
@@ -107,26 +101,33 @@ def _create(
     )
     embed = partial(HybridEmbed, backbone=backbone)
     built: SparseVisionTransformer = create_sparse_vit(
-        name, pretrained, {**defaults, **_ROUTING, "embed_layer": embed}, kwargs
+        name, pretrained, {**defaults, **ROUTING, "embed_layer": embed}, kwargs
     )
     return built
 
 
-@register_model
+@moe_model()
 def hybrid_sf_moe_small_r26_s32_224(pretrained: bool = False, **kwargs: Any) -> SparseVisionTransformer:
     """Hybrid SF-MoE: R26+ViT-S/32 with every third block sparse, six experts, top 2"""
     return _create("hybrid_sf_moe_small_r26_s32_224", pretrained, (2, 2, 2, 2), _SMALL, kwargs)
 
 
-@register_model
+@moe_model()
 def hybrid_sf_moe_base_r50_s16_224(pretrained: bool = False, **kwargs: Any) -> SparseVisionTransformer:
     """Hybrid SF-MoE: R50+ViT-B/16 with every third block sparse, six experts, top 2"""
     return _create("hybrid_sf_moe_base_r50_s16_224", pretrained, (3, 4, 9), _BASE, kwargs)
 
 
-@register_model
+@moe_model()
 def hybrid_sf_moe_tiny_32(pretrained: bool = False, **kwargs: Any) -> SparseVisionTransformer:
     """Hybrid SF-MoE for 28–32 px: residual convolutional stem, 4 blocks [F,S]x2, width 64"""
-    defaults = {**TINY, **_ROUTING, "moe_layers": "[F,S]x2", "embed_layer": ResidualStem}
+    defaults = {**TINY, **ROUTING, "moe_layers": "[F,S]x2", "embed_layer": ResidualStem}
     built: SparseVisionTransformer = create_sparse_vit("hybrid_sf_moe_tiny_32", pretrained, defaults, kwargs)
     return built
+
+
+HybridSFMoE = replace(
+    SFMoE,
+    text="SFMoE, its learning rates and weight decays, on R26+ViT-S/32.",
+    backbones=("hybrid_sf_moe_small_r26_s32_224", "hybrid_sf_moe_tiny_32"),
+)

@@ -1,4 +1,4 @@
-"""Which blocks are sparse: one small grammar for the papers' [S,F]x6, every-n and last-n.
+"""Which blocks are sparse, written as in the papers: [S,F]x6, every-n, last-n.
 
     pattern = item { [","] item }        item = ( "S" | "F" | "[" pattern "]" ) [ ("x" | "*") number ]
 

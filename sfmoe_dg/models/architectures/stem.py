@@ -14,8 +14,8 @@ from sfmoe_dg.foundation.errors import UserError
 class ConvStem(PatchEmbed):
     """Three 3×3 convolutions with stride 2: one token for 8×8 pixels (edges are padded, so 28 px gives 4×4 tokens too).
 
-    Channels D/4, D/2, D. Group norm between them, because batch statistics would mix the domains of a batch and differ
-    in evaluation.
+    The convolutions have D/4, D/2 and D channels. Group norm is between them, because batch norm would mix the domains
+    of a batch and use other statistics in evaluation.
     """
 
     def __init__(

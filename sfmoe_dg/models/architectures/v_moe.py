@@ -28,69 +28,56 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from timm.layers import lecun_normal_
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs
 from timm.models.vision_transformer import checkpoint_filter_fn as timm_filter_fn
 from torch import Tensor, nn
 
 from sfmoe_dg.foundation.errors import UserError
-from sfmoe_dg.models.architectures.sf_moe import TINY, cfg, tiny_cfg
+from sfmoe_dg.models.architectures.preset import Preset
+from sfmoe_dg.models.architectures.settings import FFNSettings
+from sfmoe_dg.models.architectures.sizes import HALF, TINY, cfg, tiny_cfg
 from sfmoe_dg.models.architectures.vision_transformer import SparseVisionTransformer, create_sparse_vit
+from sfmoe_dg.models.moe.hparams import moe_model
 from sfmoe_dg.models.moe.layers import LinearExperts
 from sfmoe_dg.models.moe.routers import LinearRouter
 
-ROUTING: Mapping[str, Any] = {"noise": 1.0, "group": 8, "rounding": "ceil4"}
-"""Routing options of the authors' code; see :class:`sfmoe_dg.models.moe.routing.RoutingOptions`."""
+
+@dataclass(frozen=True)
+class VMoESettings(FFNSettings):
+    """V-MoE's arguments about experts, with the defaults of the authors' code."""
+
+    moe_layers: str | Sequence[int] = "every-2"
+    num_experts: int = 32
+    capacity_ratio: float | str | None = 1.5
+    routing_loss: str = "importance_load"
+    routing_options: Mapping[str, Any] = field(default_factory=lambda: {"noise": 1.0, "group": 8, "rounding": "ceil4"})
+    expert_init: Callable[[Tensor], Any] | None = nn.init.xavier_uniform_
 
 
-class VMoE(SparseVisionTransformer):
+class VMoEViT(SparseVisionTransformer):
     """A vision transformer with V-MoE's defaults, initial values and head.
 
     Args:
         pre_logits: a layer D → D with tanh before the classifier, as in the authors' pre-training.
-        routing_options: changes to :data:`ROUTING`.
-        vit: everything else that :class:`SparseVisionTransformer` takes.
+        arguments: the fields of :class:`VMoESettings`, and the keyword arguments of timm's ``VisionTransformer``.
 
     Raises:
         UserError: on a value that is not allowed.
     """
 
-    def __init__(
-        self,
-        *,
-        moe_layers: str | Sequence[int] = "every-2",
-        num_experts: int = 32,
-        top_k: int = 2,
-        capacity_ratio: float | str | None = 1.5,
-        routing_loss: str = "importance_load",
-        routing_loss_weight: float = 0.01,
-        routing_options: Mapping[str, Any] | None = None,
-        expert_init: Callable[[Tensor], Any] = nn.init.xavier_uniform_,
-        pre_logits: bool = False,
-        act_layer: Any = "gelu_tanh",
-        weight_init: Any = "jax",
-        **vit: Any,
-    ) -> None:
-        super().__init__(
-            moe_layers=moe_layers,
-            num_experts=num_experts,
-            top_k=top_k,
-            capacity_ratio=capacity_ratio,
-            routing_loss=routing_loss,
-            routing_loss_weight=routing_loss_weight,
-            routing_options={**ROUTING, **(routing_options or {})},
-            expert_init=expert_init,
-            act_layer=act_layer,
-            weight_init=weight_init,
-            **vit,
-        )
+    defaults = VMoESettings()
+
+    def __init__(self, *, pre_logits: bool = False, **arguments: Any) -> None:
+        super().__init__(**{"act_layer": "gelu_tanh", "weight_init": "jax", **arguments})
         self.pre_logits: nn.Module = nn.Identity()
         if pre_logits:
-            fc = nn.Linear(self.embed_dim, self.embed_dim, device=vit.get("device"), dtype=vit.get("dtype"))
+            fc = nn.Linear(self.embed_dim, self.embed_dim, device=arguments.get("device"), dtype=arguments.get("dtype"))
             self.pre_logits = nn.Sequential(OrderedDict(fc=fc, tanh=nn.Tanh()))
             _flax_dense(fc)
 
@@ -123,6 +110,31 @@ class VMoE(SparseVisionTransformer):
         x = self.head_drop(x)
         return x if pre_logits else self.head(x)
 
+    def fit_weights(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Fit a file's weights to this network, for :func:`sfmoe_dg.models.weights.pretrained.load_pretrained`.
+
+        Positions are resized to its resolution. A pre-logits layer is left out together with the file's classifier, if
+        the network has neither.
+
+        Raises:
+            UserError: if the file has a pre-logits layer, the network has none, yet wants the file's classifier.
+        """
+        state = dict(state)
+        positions = state.get("pos_embed")
+        if positions is not None and self.pos_embed is not None and positions.shape[1] != self.pos_embed.shape[1]:
+            state["pos_embed"] = resize_position_embedding(positions, self.patch_embed.grid_size)
+        pre_logits = {key: state.pop(key) for key in list(state) if key.startswith("pre_logits.")}
+        # timm's filter knows older names of keys; it must not see the pre-logits layer, which it drops without a word.
+        state = timm_filter_fn(state, self)
+        if pre_logits and isinstance(self.pre_logits, nn.Identity):
+            head = state.get("head.weight")
+            if head is not None and isinstance(self.head, nn.Linear) and head.shape == self.head.weight.shape:
+                raise UserError(
+                    "the file's classifier sits on a pre-logits layer; build the model with pre_logits=True"
+                )
+            return {key: value for key, value in state.items() if key not in ("head.weight", "head.bias")}
+        return {**state, **pre_logits}
+
 
 def _flax_dense(layer: nn.Linear) -> None:
     lecun_normal_(layer.weight)
@@ -149,28 +161,6 @@ def resize_position_embedding(embedding_1SD: Tensor, grid: tuple[int, int]) -> T
     old_1Dhw = old_1SD.float().unflatten(1, (side, side)).permute(0, 3, 1, 2)
     new_1Dhw = F.interpolate(old_1Dhw, size=grid, mode="bilinear", align_corners=True)
     return torch.cat([token_11D, new_1Dhw.flatten(2).transpose(1, 2).to(old_1SD.dtype)], 1)
-
-
-def checkpoint_filter_fn(state: dict[str, Tensor], model: VMoE) -> dict[str, Tensor]:
-    """Fit a file's weights to the model: positions to its resolution; a pre-logits layer goes with the classifier it
-    belongs to, if the model has neither. Called by :func:`sfmoe_dg.models.weights.pretrained.load_pretrained`.
-
-    Raises:
-        UserError: if the file has a pre-logits layer, the model has none, yet wants the file's classifier.
-    """
-    state = dict(state)
-    positions = state.get("pos_embed")
-    if positions is not None and model.pos_embed is not None and positions.shape[1] != model.pos_embed.shape[1]:
-        state["pos_embed"] = resize_position_embedding(positions, model.patch_embed.grid_size)
-    pre_logits = {key: state.pop(key) for key in list(state) if key.startswith("pre_logits.")}
-    # timm's own filter knows older names of keys; it must not see the pre-logits layer, which it drops without a word.
-    state = timm_filter_fn(state, model)
-    if pre_logits and isinstance(model.pre_logits, nn.Identity):
-        head = state.get("head.weight")
-        if head is not None and isinstance(model.head, nn.Linear) and head.shape == model.head.weight.shape:
-            raise UserError("the file's classifier sits on a pre-logits layer; build the model with pre_logits=True")
-        return {key: value for key, value in state.items() if key not in ("head.weight", "head.bias")}
-    return {**state, **pre_logits}
 
 
 _SMALL = {"embed_dim": 512, "depth": 8, "num_heads": 8}
@@ -203,8 +193,7 @@ def cfg_for(img_size: int, num_classes: int) -> dict[str, Any]:
 
 
 def _cfg(hub_id: str | None, **changes: Any) -> dict[str, Any]:
-    half = (0.5, 0.5, 0.5)
-    return cfg(hub_id, mean=half, std=half, **changes)
+    return cfg(hub_id, mean=HALF, std=HALF, **changes)
 
 
 _RELEASED = "gs://vmoe_checkpoints/vmoe_s32_last2_ilsvrc2012_randaug_light1"
@@ -222,53 +211,66 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create(name: str, pretrained: bool, kwargs: Mapping[str, Any]) -> VMoE:
-    return create_sparse_vit(name, pretrained, SIZES[name], kwargs, model=VMoE)
+def _create(name: str, pretrained: bool, kwargs: Mapping[str, Any]) -> VMoEViT:
+    return create_sparse_vit(name, pretrained, SIZES[name], kwargs, model=VMoEViT)
 
 
-@register_model
-def v_moe_small_patch32_224(pretrained: bool = False, **kwargs: Any) -> VMoE:
+@moe_model()
+def v_moe_small_patch32_224(pretrained: bool = False, **kwargs: Any) -> VMoEViT:
     """V-MoE-S/32: 8 blocks of width 512, every second one with 32 experts, top 2"""
     return _create("v_moe_small_patch32_224", pretrained, kwargs)
 
 
-@register_model
-def v_moe_base_patch32_224(pretrained: bool = False, **kwargs: Any) -> VMoE:
+@moe_model()
+def v_moe_base_patch32_224(pretrained: bool = False, **kwargs: Any) -> VMoEViT:
     """V-MoE-B/32: 12 blocks of width 768, every second one with 32 experts, top 2"""
     return _create("v_moe_base_patch32_224", pretrained, kwargs)
 
 
-@register_model
-def v_moe_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> VMoE:
+@moe_model()
+def v_moe_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> VMoEViT:
     """V-MoE-B/16: 12 blocks of width 768, every second one with 32 experts, top 2"""
     return _create("v_moe_base_patch16_224", pretrained, kwargs)
 
 
-@register_model
-def v_moe_large_patch32_224(pretrained: bool = False, **kwargs: Any) -> VMoE:
+@moe_model()
+def v_moe_large_patch32_224(pretrained: bool = False, **kwargs: Any) -> VMoEViT:
     """V-MoE-L/32: 24 blocks of width 1024, every second one with 32 experts, top 2"""
     return _create("v_moe_large_patch32_224", pretrained, kwargs)
 
 
-@register_model
-def v_moe_large_patch16_224(pretrained: bool = False, **kwargs: Any) -> VMoE:
+@moe_model()
+def v_moe_large_patch16_224(pretrained: bool = False, **kwargs: Any) -> VMoEViT:
     """V-MoE-L/16: 24 blocks of width 1024, every second one with 32 experts, top 2"""
     return _create("v_moe_large_patch16_224", pretrained, kwargs)
 
 
-@register_model
-def v_moe_huge_patch14_224(pretrained: bool = False, **kwargs: Any) -> VMoE:
+@moe_model()
+def v_moe_huge_patch14_224(pretrained: bool = False, **kwargs: Any) -> VMoEViT:
     """V-MoE-H/14: 32 blocks of width 1280, every second one with 32 experts, top 2"""
     return _create("v_moe_huge_patch14_224", pretrained, kwargs)
 
 
-@register_model
-def v_moe_15b_patch14_224(pretrained: bool = False, **kwargs: Any) -> VMoE:
+@moe_model()
+def v_moe_15b_patch14_224(pretrained: bool = False, **kwargs: Any) -> VMoEViT:
     """V-MoE-15B/14: 48 blocks of width 1408, every second one with 32 experts, top 2"""
     return _create("v_moe_15b_patch14_224", pretrained, kwargs)
 
 
-@register_model
-def v_moe_tiny_32(pretrained: bool = False, **kwargs: Any) -> VMoE:
+@moe_model()
+def v_moe_tiny_32(pretrained: bool = False, **kwargs: Any) -> VMoEViT:
     """V-MoE for 28–32 px: 4 blocks, every second one with 8 experts, top 2, width 64, convolutional stem"""
     return _create("v_moe_tiny_32", pretrained, kwargs)
+
+
+VMoE = Preset(
+    """Cross-entropy plus importance and load losses of its experts.
+
+    At 224 px the default is the smallest released model, S/32 with eight experts in blocks 5 and 7, which
+    ``sfmoe-dg convert-vmoe`` makes readable; ``v_moe_base_patch16_224`` starts from a dense ViT of timm's instead.
+    """,
+    paper="Riquelme et al., Scaling Vision with Sparse Mixture of Experts, 2021",
+    backbones=("v_moe_small_patch32_224", "v_moe_tiny_32"),
+    large_defaults={"moe_layers": "last-2", "num_experts": 8},
+    needs="weights from convert-vmoe, to start pre-trained",
+)

@@ -5,9 +5,8 @@ Legend: B images, S tokens of one image, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from timm.models import build_model_with_cfg
@@ -15,10 +14,9 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sfmoe_dg.models.architectures.patterns import sparse_blocks
-from sfmoe_dg.models.moe.balance import weighted
-from sfmoe_dg.models.moe.layers import ffn_moe, set_routing, total_losses
-from sfmoe_dg.models.moe.routing import Routing, RoutingOptions
+from sfmoe_dg.models.architectures.settings import FFNSettings, MoESettings
+from sfmoe_dg.models.moe.layers import set_routing, total_losses
+from sfmoe_dg.models.moe.routing import Routing
 from sfmoe_dg.models.weights.pretrained import load_pretrained
 
 
@@ -34,7 +32,7 @@ class MoEBlock(Block):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """``[B, S, D]`` → the same, like timm's block."""
         given = {"attn_mask": attn_mask, "is_causal": is_causal or None}
-        # Passed on only where set: older timm's attention does not know is_causal.
+        # Passed on only where set: the attention of older timm does not take is_causal.
         return self.forward_routed(x, **{k: v for k, v in given.items() if v is not None})[0]
 
 
@@ -44,73 +42,73 @@ class SparseVisionTransformer(VisionTransformer):
     ``forward``, ``forward_features``, ``forward_head`` and ``forward_intermediates`` are timm's;
     :meth:`forward_with_losses` also returns the routing losses. Nothing is stored between calls.
 
+    A subclass changes :attr:`defaults`, and perhaps what its sparse blocks are (:meth:`mlp_layer`, :meth:`make_block`)
+    and what they are told (:meth:`routing_inputs`).
+
     Args:
-        moe_layers: see :func:`sfmoe_dg.models.architectures.patterns.sparse_blocks`.
-        num_experts, top_k, allocation: see :class:`sfmoe_dg.models.moe.routing.RoutingOptions`.
-        capacity_ratio: of training; None or 'dropless' drops nothing.
-        eval_capacity_ratio: of evaluation, dropless by default.
-        router: 'linear' or 'cosine'.
-        routing_loss: a mixture of :data:`sfmoe_dg.models.moe.balance.MIXES`, times ``routing_loss_weight``.
-        routing_options: further fields of ``RoutingOptions`` (noise, renormalize, group, rounding, …).
-        expert_drop: dropout on the experts' hidden units.
-        expert_init: initial values of a weight of one expert, [out, in]; default timm's truncated normal.
-        vit: keyword arguments of timm's ``VisionTransformer``.
+        depth: number of blocks.
+        arguments: the fields of :attr:`defaults`, and the keyword arguments of timm's ``VisionTransformer``.
 
     Raises:
-        UserError: on any of these that is not allowed.
+        UserError: on a value that is not allowed.
     """
 
-    def __init__(
-        self,
-        *,
-        moe_layers: str | Sequence[int] = (),
-        num_experts: int = 6,
-        top_k: int = 2,
-        capacity_ratio: float | str | None = None,
-        eval_capacity_ratio: float | str | None = None,
-        allocation: str = "vanilla",
-        router: str = "linear",
-        routing_loss: str = "balance",
-        routing_loss_weight: float = 0.01,
-        routing_options: Mapping[str, Any] | None = None,
-        expert_drop: float = 0.0,
-        expert_init: Callable[[Tensor], Any] | None = None,
-        depth: int = 12,
-        **vit: Any,
-    ) -> None:
-        sparse = sparse_blocks(moe_layers, depth)
-        losses = weighted(routing_loss, routing_loss_weight)
-        options = make_options(
-            num_experts, top_k, capacity_ratio, eval_capacity_ratio, allocation, losses, routing_options or {}
-        )
-        mlp = partial(ffn_moe, options=options, router=router, expert_drop=expert_drop, init=expert_init)
+    defaults: ClassVar[MoESettings] = FFNSettings()
+    """The arguments about experts and their default values."""
 
-        def block(depth: int, mlp_layer: Any, **kwargs: Any) -> nn.Module:
-            is_sparse = depth in sparse
-            return self.make_block(is_sparse, depth=depth, mlp_layer=mlp if is_sparse else mlp_layer, **kwargs)
+    def __init__(self, *, depth: int = 12, **arguments: Any) -> None:
+        # Plain values, set before timm's constructor, which calls make_block.
+        self.settings, vit = self.defaults.split(arguments)
+        self.moe_layers = self.settings.sparse_blocks(depth)
+        self.routing_options = self.settings.routing()
+
+        def block(depth: int, **kwargs: Any) -> nn.Module:
+            return self.make_block(depth in self.moe_layers, depth=depth, **kwargs)
 
         block_fn: Any = block  # timm says type[Module]; it only calls it
         super().__init__(depth=depth, block_fn=block_fn, **vit)
-        self.moe_layers = sparse
 
     def make_block(self, is_sparse: bool, **kwargs: Any) -> nn.Module:
         """One block from the arguments of timm's ``Block``; called while the model is being built."""
-        return (MoEBlock if is_sparse else Block)(**kwargs)
+        return MoEBlock(**{**kwargs, "mlp_layer": self.mlp_layer()}) if is_sparse else Block(**kwargs)
 
-    def forward_features_with_losses(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Images ``[B, C, H, W]`` → tokens ``[B, S, D]`` after the last norm, and the weighted losses by name."""
+    def mlp_layer(self) -> Callable[..., nn.Module]:
+        """What makes the feed-forward part of a sparse block, called as timm's blocks call their ``mlp_layer``."""
+        assert isinstance(self.settings, FFNSettings)
+        return self.settings.mlp_layer(self.routing_options)
+
+    def routing_inputs(self, x: Tensor) -> tuple[tuple[Any, ...], dict[str, Tensor]]:
+        """What every sparse block gets besides its tokens, and losses of finding that out; none here.
+
+        ``x [B, S, D]`` are the tokens before the first block. A subclass may take further arguments: the keyword
+        arguments of :meth:`forward_features_with_losses` that are left.
+        """
+        return (), {}
+
+    def forward_features_with_losses(
+        self, x: Tensor, attention: Mapping[str, Any] | None = None, **known: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Images ``[B, C, H, W]`` → tokens ``[B, S, D]`` after the last norm, and the weighted losses by name.
+
+        Args:
+            attention: keyword arguments of every block's attention.
+            known: see :meth:`routing_inputs`.
+        """
         x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
-        routings = []
+        inputs, losses = self.routing_inputs(x, **known)
+        recompute = self.grad_checkpointing and torch.is_grad_enabled()
+        routings: list[Routing] = []
         for block in self.blocks:
-            call = block.forward_routed if isinstance(block, MoEBlock) else block
-            recompute = self.grad_checkpointing and torch.is_grad_enabled()
-            out: Any = checkpoint(call, x, use_reentrant=False) if recompute else call(x)
-            if isinstance(block, MoEBlock):
-                x, routing = out
-                routings.append(routing)
+            routed = hasattr(block, "forward_routed")
+            call: Any = block.forward_routed if routed else block
+            arguments = (x, *inputs) if routed else (x,)
+            if recompute:
+                out: Any = checkpoint(call, *arguments, use_reentrant=False, **(attention or {}))
             else:
-                x = out
-        return self.norm(x), total_losses(routings)
+                out = call(*arguments, **(attention or {}))
+            x, *of_block = out if routed else (out,)
+            routings += of_block
+        return self.norm(x), {**total_losses(routings), **losses}
 
     def forward_with_losses(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Images ``[B, C, H, W]`` → what ``forward`` returns, and the weighted routing losses summed over layers."""
@@ -125,10 +123,16 @@ class SparseVisionTransformer(VisionTransformer):
 def create_sparse_vit(
     name: str, pretrained: bool, defaults: Mapping[str, Any], kwargs: Mapping[str, Any], model: Any = None
 ) -> Any:
-    """Build a timm-registered model: ``defaults`` of the architecture under the caller's ``kwargs``.
+    """Build a network for a function that timm has registered.
 
-    ``routing_options`` of both are merged by name. Weights are loaded by :func:`load_pretrained`, which accounts for
-    every key; timm's own loader would drop leftovers silently when the head differs.
+    Weights are loaded by :func:`load_pretrained`, which accounts for every key; timm's own loader would drop leftovers
+    silently when the head differs.
+
+    Args:
+        name: the registered name.
+        defaults: the arguments that make this network what it is.
+        kwargs: the caller's arguments, which win; ``routing_options`` of both are merged by name.
+        model: the class, :class:`SparseVisionTransformer` by default.
     """
     merged = {**defaults, **kwargs}
     options = {**(defaults.get("routing_options") or {}), **(kwargs.get("routing_options") or {})}
@@ -144,28 +148,3 @@ def create_sparse_vit(
     if pretrained:
         load_pretrained(built, True, name)
     return built
-
-
-def make_options(
-    num_experts: int,
-    top_k: int,
-    capacity_ratio: float | str | None,
-    eval_capacity_ratio: float | str | None,
-    allocation: str,
-    losses: tuple[tuple[str, float], ...],
-    changes: Mapping[str, Any],
-) -> RoutingOptions:
-    """A model's arguments as :class:`sfmoe_dg.models.moe.routing.RoutingOptions`, which checks them.
-
-    timm drops arguments that are None, so 'dropless' says it where a model's default is a number.
-    """
-    ratios: list[Any] = [None if ratio == "dropless" else ratio for ratio in (capacity_ratio, eval_capacity_ratio)]
-    options = RoutingOptions(
-        num_experts,
-        top_k,
-        capacity_ratio=ratios[0],
-        eval_capacity_ratio=ratios[1],
-        allocation=allocation,
-        losses=losses,
-    )
-    return options.changed(changes)

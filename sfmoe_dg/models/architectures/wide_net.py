@@ -26,20 +26,21 @@ Legend: B images, S tokens of one image, D width, L blocks.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from timm.layers import get_device_dtype
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from sfmoe_dg.foundation.errors import UserError
-from sfmoe_dg.models.architectures.sf_moe import TINY, cfg, tiny_cfg
+from sfmoe_dg.models.architectures.preset import Preset
+from sfmoe_dg.models.architectures.settings import FFNSettings
+from sfmoe_dg.models.architectures.sizes import HALF, TINY, cfg, tiny_cfg
 from sfmoe_dg.models.architectures.vision_transformer import MoEBlock, SparseVisionTransformer, create_sparse_vit
-
-ROUTING: Mapping[str, Any] = {"noise": 1.0, "rounding": "floor"}
-"""Routing options of the paper; see :class:`sfmoe_dg.models.moe.routing.RoutingOptions`."""
+from sfmoe_dg.models.moe.hparams import moe_model
 
 
 class SharedBlock(Block):
@@ -66,68 +67,62 @@ class SharedMoEBlock(SharedBlock, MoEBlock):
     """The same with experts."""
 
 
-class WideNet(SparseVisionTransformer):
+@dataclass(frozen=True)
+class WideNetSettings(FFNSettings):
+    """WideNet's arguments about experts and about what is shared.
+
+    Attributes:
+        moe_layers: ``()`` is the paper's "without MoE". A group with sparse and dense blocks has both kinds of FFN.
+        share_every: blocks per set of shared weights; None is one set for all, 1 is no sharing.
+        shared_norms: the blocks of a group share their two LayerNorms too.
+        expert_hidden: hidden width of an expert; default 4·D.
+        expert_final_act: GELU after an expert's second layer too.
+        representation_size: width of the tanh layer before the classifier, part of the features; 0 for none, default D.
+        learned_class_token: the class token is a parameter instead of zero.
+    """
+
+    moe_layers: str | Sequence[int] = "every-1"
+    num_experts: int = 4
+    routing_loss: str = "assignments"
+    routing_options: Mapping[str, Any] = field(default_factory=lambda: {"noise": 1.0, "rounding": "floor"})
+    share_every: int | None = None
+    shared_norms: bool = False
+    expert_hidden: int | None = None
+    expert_final_act: bool = False
+    representation_size: int | None = None
+    learned_class_token: bool = False
+
+    def __post_init__(self) -> None:
+        if self.share_every is not None and (not isinstance(self.share_every, int) or self.share_every < 1):
+            raise UserError(
+                f"share_every is {self.share_every!r}; it must be a whole number of at least 1, or None for all blocks"
+            )
+
+
+class WideNetViT(SparseVisionTransformer):
     """A vision transformer whose blocks share their weights.
 
     ``state_dict`` holds every shared tensor once, under ``shared.<group>``. A shared layer that is called L times
     contributes its balance loss L times.
 
     Args:
-        share_every: blocks per set of shared weights; None is one set for all, 1 is no sharing.
-        shared_norms: the blocks of a group share their two LayerNorms too.
-        moe_layers: ``()`` is the paper's "without MoE". A group with sparse and dense blocks has both kinds of FFN.
-        expert_hidden: hidden width of an expert; default 4·D.
-        expert_final_act: GELU after an expert's second layer too.
-        representation_size: width of the tanh layer before the classifier, part of the features; 0 for none, default D.
-        learned_class_token: the class token is a parameter instead of zero.
-        vit: everything else that :class:`SparseVisionTransformer` takes.
+        arguments: the fields of :class:`WideNetSettings`, and the keyword arguments of timm's ``VisionTransformer``.
 
     Raises:
         UserError: on a value that is not allowed.
     """
 
-    def __init__(
-        self,
-        *,
-        share_every: int | None = None,
-        shared_norms: bool = False,
-        moe_layers: str | Sequence[int] = "every-1",
-        num_experts: int = 4,
-        top_k: int = 2,
-        routing_loss: str = "assignments",
-        routing_loss_weight: float = 0.01,
-        routing_options: Mapping[str, Any] | None = None,
-        expert_hidden: int | None = None,
-        expert_final_act: bool = False,
-        representation_size: int | None = None,
-        learned_class_token: bool = False,
-        global_pool: str = "avg",
-        fc_norm: bool = False,
-        num_classes: int = 1000,
-        **vit: Any,
-    ) -> None:
-        _check_share_every(share_every)
-        # Plain values, read by make_block and init_weights while the base class is being built.
-        self.share_every, self.shared_norms = share_every, shared_norms
-        self.expert_hidden, self.expert_final_act = expert_hidden, expert_final_act
-        self.learned_class_token = learned_class_token
-        super().__init__(
-            moe_layers=moe_layers,
-            num_experts=num_experts,
-            top_k=top_k,
-            routing_loss=routing_loss,
-            routing_loss_weight=routing_loss_weight,
-            routing_options={**ROUTING, **(routing_options or {})},
-            global_pool=global_pool,
-            fc_norm=fc_norm,
-            num_classes=num_classes,
-            **vit,
-        )
+    defaults = WideNetSettings()
+    settings: WideNetSettings
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**{"global_pool": "avg", "fc_norm": False, **arguments})
         self._fix_class_token()
-        self._add_representation(self.embed_dim if representation_size is None else representation_size)
+        size = self.settings.representation_size
+        self._add_representation(self.embed_dim if size is None else size)
 
     def _fix_class_token(self) -> None:
-        if self.cls_token is not None and not self.learned_class_token:
+        if self.cls_token is not None and not self.settings.learned_class_token:
             zeros = torch.zeros(1, 1, self.embed_dim, **get_device_dtype(self))
             del self.cls_token
             self.register_buffer("cls_token", zeros, persistent=False)
@@ -146,33 +141,31 @@ class WideNet(SparseVisionTransformer):
                 nn.init.zeros_(layer.bias)
 
     def make_block(self, is_sparse: bool, **kwargs: Any) -> nn.Module:
-        """A block around the shared modules of its group, which the group's first block of either kind makes."""
-        depth = kwargs["depth"]
+        """A block that uses the shared modules of its group. The first block of each kind in a group makes them."""
         if "shared" not in self._modules:
             self.shared = nn.ModuleList()
-        group = 0 if self.share_every is None else depth // self.share_every
+        every = self.settings.share_every
+        group = 0 if every is None else kwargs["depth"] // every
         groups: Any = self.shared
         if group == len(groups):
             groups.append(nn.ModuleDict())
         shared, mlp_name = groups[group], "moe" if is_sparse else "mlp"
         if mlp_name not in shared:
-            made = super().make_block(
-                is_sparse, **{**kwargs, "mlp_layer": self._mlp_layer(is_sparse, kwargs["mlp_layer"])}
-            )
+            made: Any = super().make_block(is_sparse, **kwargs)
             shared[mlp_name] = made.mlp
-            for name in ("attn", *(("norm1", "norm2") if self.shared_norms else ())):
+            for name in ("attn", *(("norm1", "norm2") if self.settings.shared_norms else ())):
                 if name not in shared:
                     shared[name] = getattr(made, name)
         parts = {name: shared[name] for name in ("attn", "norm1", "norm2") if name in shared}
         return (SharedMoEBlock if is_sparse else SharedBlock)({**parts, "mlp": shared[mlp_name]}, **kwargs)
 
-    def _mlp_layer(self, is_sparse: bool, mlp_layer: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        if not is_sparse:
-            return mlp_layer
+    def mlp_layer(self) -> Callable[..., nn.Module]:
+        """Experts of WideNet's width and activations."""
+        make = super().mlp_layer()
 
         def experts(hidden_features: int, **kwargs: Any) -> nn.Module:
-            moe: Any = mlp_layer(hidden_features=self.expert_hidden or hidden_features, **kwargs)
-            if self.expert_final_act:
+            moe: Any = make(hidden_features=self.settings.expert_hidden or hidden_features, **kwargs)
+            if self.settings.expert_final_act:
                 moe.experts.final_act = kwargs["act_layer"]()
             return moe
 
@@ -181,7 +174,7 @@ class WideNet(SparseVisionTransformer):
     def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:
         """timm's initial values; the constant class token is zero."""
         super().init_weights(mode, needs_reset)
-        if self.cls_token is not None and not self.learned_class_token:
+        if self.cls_token is not None and not self.settings.learned_class_token:
             nn.init.zeros_(self.cls_token)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
@@ -196,54 +189,58 @@ class WideNet(SparseVisionTransformer):
         return x if pre_logits else self.head(x)
 
 
-def _check_share_every(share_every: int | None) -> None:
-    if share_every is not None and (not isinstance(share_every, int) or share_every < 1):
-        raise UserError(
-            f"share_every is {share_every!r}; it must be a whole number of at least 1, or None for all blocks"
-        )
-
-
 _SIZES: Mapping[str, Mapping[str, int]] = {
     "base": {"embed_dim": 768, "depth": 12, "num_heads": 12, "expert_hidden": 4096},
     "large": {"embed_dim": 1024, "depth": 24, "num_heads": 16, "expert_hidden": 4096},
     "huge": {"embed_dim": 1280, "depth": 32, "num_heads": 16, "expert_hidden": 5120},
 }
 
-_half = (0.5, 0.5, 0.5)
 default_cfgs = generate_default_cfgs(
     {
-        **{f"wide_net_{size}_patch16_224.untrained": cfg(None, mean=_half, std=_half) for size in _SIZES},
+        **{f"wide_net_{size}_patch16_224.untrained": cfg(None, mean=HALF, std=HALF) for size in _SIZES},
         "wide_net_tiny_32.untrained": tiny_cfg(),
     }
 )
 
 
-def _create(size: str, pretrained: bool, kwargs: Mapping[str, Any]) -> WideNet:
+def _create(size: str, pretrained: bool, kwargs: Mapping[str, Any]) -> WideNetViT:
     defaults = {"patch_size": 16, **_SIZES[size]}
-    built: WideNet = create_sparse_vit(f"wide_net_{size}_patch16_224", pretrained, defaults, kwargs, WideNet)
+    built: WideNetViT = create_sparse_vit(f"wide_net_{size}_patch16_224", pretrained, defaults, kwargs, WideNetViT)
     return built
 
 
-@register_model
-def wide_net_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> WideNet:
+@moe_model()
+def wide_net_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> WideNetViT:
     """WideNet-B/16: twelve blocks that share attention and four experts, top 2"""
     return _create("base", pretrained, kwargs)
 
 
-@register_model
-def wide_net_large_patch16_224(pretrained: bool = False, **kwargs: Any) -> WideNet:
+@moe_model()
+def wide_net_large_patch16_224(pretrained: bool = False, **kwargs: Any) -> WideNetViT:
     """WideNet-L/16: 24 blocks that share attention and four experts, top 2"""
     return _create("large", pretrained, kwargs)
 
 
-@register_model
-def wide_net_huge_patch16_224(pretrained: bool = False, **kwargs: Any) -> WideNet:
+@moe_model()
+def wide_net_huge_patch16_224(pretrained: bool = False, **kwargs: Any) -> WideNetViT:
     """WideNet-H/16 (the paper's H/14): 32 blocks that share attention and four experts, top 2"""
     return _create("huge", pretrained, kwargs)
 
 
-@register_model
-def wide_net_tiny_32(pretrained: bool = False, **kwargs: Any) -> WideNet:
+@moe_model()
+def wide_net_tiny_32(pretrained: bool = False, **kwargs: Any) -> WideNetViT:
     """WideNet for 28–32 px: 4 blocks that share attention and four experts, top 2, convolutional stem"""
-    built: WideNet = create_sparse_vit("wide_net_tiny_32", pretrained, TINY, kwargs, WideNet)
+    built: WideNetViT = create_sparse_vit("wide_net_tiny_32", pretrained, TINY, kwargs, WideNetViT)
     return built
+
+
+WideNet = Preset(
+    """Cross-entropy plus 0.01 times the balance loss of every block's routing.
+
+    No weights are published, so it starts from scratch (``pretrained`` is False in its records). The paper's settings
+    are for ImageNet (LAMB, batch 4096, 300 epochs); learning rate and weight decay are the suite's common ones.
+    """,
+    paper="Xue et al., Go Wider Instead of Deeper, 2022",
+    backbones=("wide_net_base_patch16_224", "wide_net_tiny_32"),
+    defaults={"pretrained": False},
+)

@@ -1,4 +1,4 @@
-"""Bring the experts of one network into the order of another's, which changes nothing that it computes.
+"""Reorder the experts of one network like those of another; its outputs do not change.
 
 Legend: E experts, P all parameters of one expert.
 """
@@ -14,30 +14,30 @@ from sfmoe_dg.models.moe.routers import CosineRouter, LinearRouter
 
 
 @torch.no_grad()
-def match_experts(network: nn.Module, reference: nn.Module) -> int:
+def align_experts(network: nn.Module, reference: nn.Module) -> int:
     """Reorder every mixture's experts, and their rows in its router, in place; returns how many changed places.
 
-    Experts correspond if what sets them apart from their layer's mean expert points the same way. Runs that start from
-    one dense network have the same experts at first but draw their routers anew, so that experts of the same number
-    may specialise differently.
+    Experts correspond if their differences from the mean expert of their layer point in the same direction. Runs that
+    start from one dense network begin with the same experts but with different routers, so that experts of the same
+    number may specialise differently.
     """
     moved = 0
     for (_, layer), (_, other) in zip(moe_layers(network), moe_layers(reference), strict=True):
-        order_E = _order(_distinctions(layer), _distinctions(other))
+        order_E = _order(_differences(layer), _differences(other))
         moved += int((order_E != torch.arange(len(order_E), device=order_E.device)).sum())
         for parameter in (*layer.experts.parameters(), *_router_rows(layer)):
             parameter.copy_(parameter[order_E].clone())
     return moved
 
 
-def _distinctions(layer: MoE) -> Tensor:
-    """What sets every expert apart from the mean, ``[E, P]``."""
+def _differences(layer: MoE) -> Tensor:
+    """The difference of every expert from the mean expert, ``[E, P]``."""
     flat_EP = torch.cat([parameter.flatten(1) for parameter in layer.experts.parameters()], 1)
     return flat_EP - flat_EP.mean(0)
 
 
 def _order(own_EP: Tensor, wanted_EP: Tensor) -> Tensor:
-    """For every expert wanted, the own expert that takes its place: the assignment of the highest inner products."""
+    """The own expert for every place: the assignment with the largest sum of inner products."""
     likeness_EE = wanted_EP.to(own_EP.device) @ own_EP.T
     _, chosen = linear_sum_assignment(likeness_EE.cpu().numpy(), maximize=True)
     return torch.as_tensor(chosen, device=own_EP.device)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.registry import unknown
+from sfmoe_dg.models.moe.choice import Choice
 
 LOSSES = ("importance", "load", "balance", "assignments")
 """The names that :func:`routing_losses` knows."""
@@ -81,34 +83,24 @@ def assignment_loss(probs_SE: Tensor, experts_SK: Tensor) -> Tensor:
     return num_experts * (chosen_SE.mean(-2) * probs_SE.mean(-2)).sum(-1)
 
 
-def routing_losses(
-    weights: tuple[tuple[str, float], ...],
-    probs_TE: Tensor,
-    experts_TK: Tensor,
-    logits_TE: Tensor,
-    noisy_logits_TE: Tensor | None,
-    noise_std: float,
-    noisy_probs_TE: Tensor,
-    group_size: int,
-) -> dict[str, Tensor]:
+def routing_losses(weights: tuple[tuple[str, float], ...], choice: Choice, group_size: int) -> dict[str, Tensor]:
     """The weighted losses by name, each the mean over groups of ``group_size`` tokens (the last may be shorter).
 
-    ``load`` is defined by the noise, so it is absent where there is none (V-MoE's code does the same).
+    ``load`` is defined by the noise, so it is absent where there is none (as in V-MoE's code).
     """
     losses: dict[str, Tensor] = {}
-    top_k = experts_TK.shape[-1]
     for name, weight in weights:
-        if probs_TE.shape[0] == 0:
-            losses[name] = probs_TE.sum()
+        if choice.probs_TE.shape[0] == 0:
+            losses[name] = choice.probs_TE.sum()
         elif name == "importance":
-            losses[name] = weight * _per_group(importance_loss, group_size, probs_TE)
-        elif name == "load" and noisy_logits_TE is not None:
-            load: Callable[..., Tensor] = lambda clean, noisy: load_loss(clean, noisy, noise_std, top_k)  # noqa: E731
-            losses[name] = weight * _per_group(load, group_size, logits_TE, noisy_logits_TE)
+            losses[name] = weight * _per_group(importance_loss, group_size, choice.probs_TE)
+        elif name == "load" and choice.noisy_logits_TE is not None:
+            load = partial(load_loss, noise_std=choice.noise_std, top_k=choice.experts_TK.shape[-1])
+            losses[name] = weight * _per_group(load, group_size, choice.logits_TE, choice.noisy_logits_TE)
         elif name == "balance":
-            losses[name] = weight * _per_group(balance_loss, group_size, noisy_probs_TE)
+            losses[name] = weight * _per_group(balance_loss, group_size, choice.noisy_probs_TE)
         elif name == "assignments":
-            losses[name] = weight * _per_group(assignment_loss, group_size, noisy_probs_TE, experts_TK)
+            losses[name] = weight * _per_group(assignment_loss, group_size, choice.noisy_probs_TE, choice.experts_TK)
     return losses
 
 

@@ -34,7 +34,7 @@ def capacity(tokens: int, num_experts: int, top_k: int, ratio: float, rounding: 
     """
     if rounding not in ROUNDINGS:
         raise unknown("capacity rounding", rounding, ROUNDINGS)
-    # Rounded to nine digits first: 8 * 1.05 * ... must not become one slot more through binary fractions.
+    # Rounded to nine digits first: the rounding error of a ratio such as 1.05 must not add a slot.
     return max(minimum, ROUNDINGS[rounding](round(top_k * tokens * ratio / num_experts, 9)))
 
 
@@ -51,7 +51,7 @@ def allocate(
     ``vanilla``: all first choices before all second choices, each in token order. ``batch_priority``: the same after
     sorting the tokens by priority, largest first, ties in token order (V-MoE, section 4.1). ``token_order``: tokens in
     order, each with all its choices (WideNet's code). Groups of ``group_size`` consecutive tokens have queues of their
-    own. The number of drops does not depend on the order, only their identity does. Nothing here waits for the device.
+    own. The order decides which assignments are dropped, not how many. Nothing here waits for the device.
 
     Args:
         experts_TK: chosen experts, best first.

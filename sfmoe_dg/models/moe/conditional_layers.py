@@ -1,7 +1,7 @@
-"""The layers of a conditional mixture of experts: Linear experts under shared routing decisions, merged where possible.
+"""The layers of a conditional mixture of experts: Linear layers of experts that share routing decisions.
 
 Where a route does not depend on content, ``Σ_e g_e (W_e x + b_e) = (Σ_e g_e W_e) x + Σ_e g_e b_e`` for all tokens that
-share it: experts are merged first, for the price of one dense layer (re-parameterisation, arXiv 2206.04674).
+share it. The experts are then merged first, so that they cost one dense layer (re-parameterisation, arXiv 2206.04674).
 
 Legend: B images, S tokens of one image, T = B·S tokens, D and F widths, E experts, K choices, N conditions, R routes.
 """
@@ -9,7 +9,7 @@ Legend: B images, S tokens of one image, T = B·S tokens, D and F widths, E expe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -19,11 +19,12 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from sfmoe_dg.foundation.errors import UserError
+from sfmoe_dg.models.moe.choice import top_k_experts
 from sfmoe_dg.models.moe.conditions import Conditions
 from sfmoe_dg.models.moe.dispatch import Groups, grouped_linear
 from sfmoe_dg.models.moe.layers import LinearExperts, MoE, compute_dtype
 from sfmoe_dg.models.moe.routers import full_precision_region
-from sfmoe_dg.models.moe.routing import Routing, RoutingOptions, route, top_k_experts
+from sfmoe_dg.models.moe.routing import Routing, RoutingOptions, route
 
 
 class Decision(Protocol):
@@ -36,7 +37,7 @@ class Decision(Protocol):
 
 
 class PerToken:
-    """Every token through its K experts."""
+    """Sends every token through its K experts."""
 
     def __init__(self, routing: Routing, num_experts: int) -> None:
         self.routing = routing
@@ -50,7 +51,7 @@ class PerToken:
 
 
 class Merged:
-    """Every token through the merged expert of its route."""
+    """Sends every token through the merged expert of its route."""
 
     def __init__(self, routing: Routing, gates_RE: Tensor, conditions: Conditions) -> None:
         self.routing, self.gates_RE, self.conditions = routing, gates_RE, conditions
@@ -75,26 +76,49 @@ def merge(experts: LinearExperts, gates_RE: Tensor) -> tuple[Tensor, Tensor | No
         return weight_RDF, None if experts.bias is None else gates_RE @ experts.bias
 
 
+@dataclass(frozen=True)
+class RouteBy:
+    """How all decisions of a network are made.
+
+    Attributes:
+        make_router: a function ``(dim, num_experts, device=, dtype=)``, of
+            :func:`sfmoe_dg.models.moe.conditions.router_maker`.
+        options: how logits become a route.
+        by_content: routers look at the tokens, so each token has a route of its own.
+    """
+
+    make_router: Callable[..., nn.Module]
+    options: RoutingOptions
+    by_content: bool
+
+    def linear(self, in_features: int, out_features: int, bias: bool, **dd: Any) -> LinearExperts:
+        """The experts of one Linear layer."""
+        return LinearExperts(self.options.num_experts, in_features, out_features, bias, **dd)
+
+
 class ConditionalMoE(MoE):
     """One routing decision and the Linear layers that share it.
 
     Args:
         layers: name → experts.
-        router: of :func:`sfmoe_dg.models.moe.conditions.router_maker`.
-        options: how logits become a route.
-        by_content: the router looks at the tokens, so each has a route of its own.
+        dim: width of the tokens.
+        by: how the decision is made.
+        dd: device and dtype of the router.
 
     Attributes:
         merge: merge experts where content does not matter; False sends every token through its K experts instead,
             which gives the same numbers (a check).
     """
 
-    def __init__(
-        self, layers: Mapping[str, LinearExperts], router: nn.Module, options: RoutingOptions, by_content: bool
-    ) -> None:
-        super().__init__(nn.ModuleDict(layers), router, options)
-        self.by_content = by_content
+    def __init__(self, layers: Mapping[str, LinearExperts], dim: int, by: RouteBy, **dd: Any) -> None:
+        super().__init__(nn.ModuleDict(layers), by.make_router(dim, by.options.num_experts, **dd), by.options)
+        self.by_content = by.by_content
         self.merge = True
+
+    def why_not_shared(self, mode: str) -> str:
+        if self.by_content and mode in ("ddp", "fsdp"):
+            return ""
+        return "a conditional mixture of experts works with ddp and fsdp, if it routes by token"
 
     def layer(self, name: str) -> LinearExperts:
         """The experts of one layer."""
@@ -120,7 +144,10 @@ class ConditionalMoE(MoE):
         return self._decide_once(conditions)[1]
 
     def _decide_once(self, conditions: Conditions) -> tuple[Routing, Tensor]:
-        """Route every condition, so that all its tokens share route and noise; then hand the routes out to tokens."""
+        """The routing of all tokens, and the gates ``[R, E]`` of all routes.
+
+        Every condition is routed once, so that all its tokens share one route and one draw of the noise.
+        """
         options, index_T = self.options, conditions.index_T
         if options.ratio(self.training) is not None:
             raise UserError("a capacity limit needs routes per token; leave it out, or route by token or context")
@@ -135,7 +162,7 @@ class ConditionalMoE(MoE):
             gates_RK = gates_RE.gather(-1, experts_RK)
         losses: dict[str, Tensor] = {}
         if options.losses and conditions.mixture_RN is None:
-            # Conditions count by their tokens; the router's noise is no part of this.
+            # Every condition counts once per token. The losses look at logits without noise.
             losses = route(logits_NE[index_T], replace(options, noise=0.0), False, len(index_T)).losses
         return Routing(experts_RK[index_T], gates_RK[index_T], None, probs_RE[index_T], losses), gates_RE
 
@@ -143,32 +170,23 @@ class ConditionalMoE(MoE):
 class ConditionalAttention(ConditionalMoE):
     """Multi-head self-attention whose qkv and output projection are experts under one decision.
 
-    Args:
-        router: a function ``(dim, num_experts, device=, dtype=)``.
-        options, by_content: see :class:`ConditionalMoE`; the rest is of timm's ``Attention``.
+    ``by`` is that of :class:`ConditionalMoE`; the other arguments are those of timm's ``Attention``.
     """
 
     def __init__(
         self,
         dim: int,
         num_heads: int,
+        by: RouteBy,
         *,
-        router: Callable[..., nn.Module],
-        options: RoutingOptions,
-        by_content: bool,
         qkv_bias: bool = True,
         proj_bias: bool = True,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
-        device: Any = None,
-        dtype: Any = None,
+        **dd: Any,
     ) -> None:
-        dd = {"device": device, "dtype": dtype}
-        layers = {
-            "qkv": LinearExperts(options.num_experts, dim, 3 * dim, qkv_bias, **dd),
-            "proj": LinearExperts(options.num_experts, dim, dim, proj_bias, **dd),
-        }
-        super().__init__(layers, router(dim, options.num_experts, **dd), options, by_content)
+        layers = {"qkv": by.linear(dim, 3 * dim, qkv_bias, **dd), "proj": by.linear(dim, dim, proj_bias, **dd)}
+        super().__init__(layers, dim, by, **dd)
         self.num_heads = num_heads
         self.scale = (dim // num_heads) ** -0.5
         self.fused_attn = use_fused_attn()
@@ -197,22 +215,15 @@ class ConditionalFFN(ConditionalMoE):
         self,
         dim: int,
         hidden: int,
+        by: RouteBy,
         *,
-        router: Callable[..., nn.Module],
-        options: RoutingOptions,
-        by_content: bool,
         act_layer: Callable[[], nn.Module] = nn.GELU,
         bias: bool = True,
         drop: float = 0.0,
-        device: Any = None,
-        dtype: Any = None,
+        **dd: Any,
     ) -> None:
-        dd = {"device": device, "dtype": dtype}
-        layers = {
-            "fc1": LinearExperts(options.num_experts, dim, hidden, bias, **dd),
-            "fc2": LinearExperts(options.num_experts, hidden, dim, bias, **dd),
-        }
-        super().__init__(layers, router(dim, options.num_experts, **dd), options, by_content)
+        layers = {"fc1": by.linear(dim, hidden, bias, **dd), "fc2": by.linear(hidden, dim, bias, **dd)}
+        super().__init__(layers, dim, by, **dd)
         self.act = act_layer()
         self.drop = nn.Dropout(drop)
 
@@ -230,25 +241,18 @@ class ConditionalBlock(Block):
         UserError: on norms inside the attention or the FFN, which experts do not have.
     """
 
-    def __init__(self, *, moe: Mapping[str, Any], **kwargs: Any) -> None:
+    def __init__(self, by: RouteBy, **kwargs: Any) -> None:
         for name in ("qk_norm", "scale_attn_norm", "scale_mlp_norm"):
             if kwargs.get(name):
                 raise UserError(f"{name} is not supported in conditional mixture-of-experts blocks; leave it out")
         super().__init__(**{**kwargs, "attn_layer": nn.Identity, "mlp_layer": nn.Identity})
-        dim, drop = kwargs["dim"], kwargs["proj_drop"]
-        common: dict[str, Any] = {**moe, "device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
-        attention = ConditionalAttention(
-            dim,
-            kwargs["num_heads"],
-            qkv_bias=kwargs["qkv_bias"],
-            proj_bias=kwargs["proj_bias"],
-            attn_drop=kwargs["attn_drop"],
-            proj_drop=drop,
-            **common,
-        )
-        hidden, act, bias = int(dim * kwargs["mlp_ratio"]), kwargs["act_layer"], kwargs["proj_bias"]
-        self.attn: nn.Module = attention
-        self.mlp: nn.Module = ConditionalFFN(dim, hidden, act_layer=act, bias=bias, drop=drop, **common)
+        dim, drop, bias = kwargs["dim"], kwargs["proj_drop"], kwargs["proj_bias"]
+        dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        biases = {"qkv_bias": kwargs["qkv_bias"], "proj_bias": bias}
+        drops = {"attn_drop": kwargs["attn_drop"], "proj_drop": drop}
+        self.attn: nn.Module = ConditionalAttention(dim, kwargs["num_heads"], by, **biases, **drops, **dd)
+        hidden, act = int(dim * kwargs["mlp_ratio"]), kwargs["act_layer"]
+        self.mlp: nn.Module = ConditionalFFN(dim, hidden, by, act_layer=act, bias=bias, drop=drop, **dd)
 
     def forward_routed(
         self, x: Tensor, conditions: Conditions | None = None, **attention: Any

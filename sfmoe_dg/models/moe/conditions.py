@@ -11,7 +11,7 @@
 "Class token or patch" stands in for the modality: all images of a data set have the same one.
 
 Legend: B images, S tokens of one image, T = B·S tokens, D width, E experts, A attribute bits, I domains,
-N conditions (what routers are given, each once), R routes (of conditions, or of mixtures of them).
+N conditions (the different inputs of a router), R routes (of conditions, or of mixtures of them).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sfmoe_dg.models.moe.routers import LinearRouter, full_precision, full_preci
 CONTENT_LEVELS = ("token", "context")
 """Every token has a route of its own."""
 DOMAIN_LEVELS = ("task", "attribute")
-"""The route depends on the image's domain, which nobody knows at test time."""
+"""The route depends on the image's domain, which is unknown at test time."""
 LEVELS = (*CONTENT_LEVELS, "modality", *DOMAIN_LEVELS)
 UNKNOWN_DOMAIN = ("mean", "predicted")
 """Routes for images of unknown domain: the mean of the training domains' gates, or those of the domain that a linear
@@ -75,7 +75,7 @@ def modality_conditions(kind_BS: Tensor) -> Conditions:
 
 
 def task_conditions(num_domains: int, domains_B: Tensor | None, kind_BS: Tensor) -> Conditions:
-    """One route per domain; or one for all tokens, the mean of all domains', where domains are not known."""
+    """One route per domain; if domains are unknown, one for all tokens, with the mean of the domains' gates."""
     ids_I = torch.arange(num_domains, device=kind_BS.device)
     if domains_B is not None:
         return Conditions(ids_I, domains_B[:, None].expand_as(kind_BS).flatten())

@@ -1,9 +1,9 @@
-"""Sorting tokens by expert, multiplying every group by its own matrix, and bringing the rows back.
+"""Sort tokens by expert, multiply every expert's rows by its own matrix, and put the rows back in token order.
 
 Legend: T tokens, K choices, R = T·K rows (one per assignment), E experts, D and F widths.
 
-All functions here can be differentiated any number of times (gradient penalties go through them), and no backward
-adds into shared memory: the gradient of a gather along a permutation is the gather along its inverse.
+All functions here can be differentiated any number of times, which gradient penalties need. No backward uses a
+scatter-add, whose sum depends on the order: the gradient of a gather along a permutation is a gather along its inverse.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Groups:
         self._bounds: list[int] | None = None
 
     def bounds(self) -> list[int]:
-        """``ends_E`` on the host (a synchronisation on CUDA). On ``meta``, where shapes count, rows spread evenly."""
+        """``ends_E`` on the host (a synchronisation on CUDA). On ``meta``, which has no values, rows are even."""
         if self._bounds is None:
             if self.ends_E.is_meta:
                 rows = len(self.order_R)
@@ -121,7 +121,7 @@ def grouped_linear(x_RD: Tensor, weight_EDF: Tensor, bias_EF: Tensor | None, gro
 
 
 def fast_grouped_gemm(x_RD: Tensor, weight_EDF: Tensor) -> bool:
-    """Where ``F.grouped_mm`` has a kernel of its own; elsewhere it loops, with a synchronisation on CUDA."""
+    """Whether ``F.grouped_mm`` has a kernel for these; without one it loops over experts and synchronises on CUDA."""
     _, d, f = weight_EDF.shape
     return x_RD.is_cuda and x_RD.dtype == torch.bfloat16 and d % 8 == 0 and f % 8 == 0 and len(x_RD) > 0
 
@@ -133,7 +133,10 @@ def split_linear(x_RD: Tensor, weight_EDF: Tensor, bias_EF: Tensor | None, group
 
 
 class _GroupedMM(Function):
-    """Rows s..t times matrix e, written in place: indexing the stack per expert would zero-fill it each time."""
+    """Rows s..t times matrix e, written in place.
+
+    With torch's own indexing of the stack, the backward would fill a stack of zeros for every expert.
+    """
 
     @staticmethod
     def forward(x_RD: Tensor, w_EDF: Tensor, b_EF: Tensor | None, bounds: list[int]) -> Tensor:

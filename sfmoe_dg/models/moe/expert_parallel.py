@@ -1,4 +1,4 @@
-"""Expert parallelism: every process holds some experts of each layer, and rows travel to theirs and back.
+"""Expert parallelism: every process holds some experts of each layer; rows are sent to their experts and back.
 
 Legend: R rows sorted by expert, D width, E experts of a layer, N processes, L experts that this process holds.
 """
@@ -17,7 +17,7 @@ from sfmoe_dg.models.moe.dispatch import Groups
 
 
 def held_experts(num_experts: int, world: World) -> list[range]:
-    """Which experts every process holds: neighbours, the first processes one more where they do not divide evenly."""
+    """The experts that every process holds, consecutive ones; the first processes hold one more if there is a rest."""
     each, more = divmod(num_experts, world.size)
     starts = [rank * each + min(rank, more) for rank in range(world.size + 1)]
     return [range(start, stop) for start, stop in pairwise(starts)]
@@ -27,7 +27,7 @@ def held_experts(num_experts: int, world: World) -> list[range]:
 class ExpertExchange:
     """How the rows of one layer reach their experts.
 
-    Every process must call :meth:`run` equally often: there are two exchanges in it, and two more in its gradient.
+    All processes must call :meth:`run` together: it sends rows twice, and its gradient twice more.
     """
 
     world: World
@@ -40,9 +40,9 @@ class ExpertExchange:
             experts: those that this process holds, called as ``experts(rows, groups)``.
             x_RD: sorted by expert as ``groups`` says; rows of dropped assignments stay here and come back as zeros.
         """
-        everyones_NE = self._everyones_counts(groups)
-        # The exchange's one wait for the device: how many rows go where is asked on the host.
-        counts_NE = everyones_NE.tolist()
+        counts = self._gather_counts(groups)
+        # The only wait for the device: the host must know how many rows go where.
+        counts_NE = counts.tolist()
         held = held_experts(self.num_experts, self.world)
         mine = held[self.world.rank]
         counts_E = counts_NE[self.world.rank]
@@ -50,8 +50,8 @@ class ExpertExchange:
         received = [sum(counts_N[e] for e in mine) for counts_N in counts_NE]
         arrived = exchange_rows(x_RD[: sum(sent)], sent, received)
 
-        # What comes from one process is sorted by expert; over all processes it has to be sorted once more.
-        local_counts = everyones_NE[:, mine.start : mine.stop].flatten()
+        # The rows from one process are sorted by expert; those from all processes are sorted again.
+        local_counts = counts[:, mine.start : mine.stop].flatten()
         ids = torch.arange(len(mine), device=x_RD.device).repeat(self.world.size)
         here = Groups(ids.repeat_interleave(local_counts, output_size=sum(received))[:, None], None, len(mine))
         done = here.ungather(experts(here.gather(arrived), here))
@@ -59,7 +59,7 @@ class ExpertExchange:
         dropped = returned.new_zeros((len(x_RD) - len(returned), returned.shape[1]))
         return torch.cat([returned, dropped])
 
-    def _everyones_counts(self, groups: Groups) -> Tensor:
+    def _gather_counts(self, groups: Groups) -> Tensor:
         """Rows per expert in every process, ``[N, E]``."""
         ends_E = groups.ends_E.long()
         own_E = ends_E.diff(prepend=ends_E.new_zeros(1))

@@ -102,11 +102,11 @@ class MoE(nn.Module):
         options: how logits become a route.
 
     Attributes:
-        batch: how the training batch lies in several processes; None for a process on its own.
-        exchange: how rows come to experts that other processes hold; None where all are here.
+        batch: where this process's rows belong in the training batch of several processes; None for a single process.
+        exchange: sends rows to experts that other processes hold; None where this process holds all.
     """
 
-    # Of the class: what every process sets for itself is no part of a layer's state.
+    # On the class: a layer of a single process has neither.
     batch: GlobalBatch | None = None
     exchange: ExpertExchange | None = None
 
@@ -124,7 +124,7 @@ class MoE(nn.Module):
         return y_TD.reshape(*x.shape[:-1], y_TD.shape[-1]), routing
 
     def decide_routes(self, logits_TE: Tensor, tokens_per_image: int) -> Routing:
-        """The route of every token, by the losses and capacities of the whole batch in training."""
+        """The route of every token. In training, losses and capacities are those of all processes' tokens."""
         batch = self.batch if self.training else None
         return route(logits_TE, self.options, self.training, tokens_per_image, batch)
 
@@ -134,6 +134,10 @@ class MoE(nn.Module):
         x_RD = groups.gather(x_TD.to(compute_dtype(x_TD)))
         y_RD = self.experts(x_RD, groups) if self.exchange is None else self.exchange.run(self.experts, x_RD, groups)
         return groups.combine(y_RD, routing.gates_TK)
+
+    def why_not_shared(self, mode: str) -> str:
+        """Why several processes cannot share an update of this layer in a mode, such as "ddp"; '' if they can."""
+        return ""
 
     def extra_repr(self) -> str:
         return str(self.options)
@@ -145,26 +149,24 @@ def ffn_moe(
     *,
     options: RoutingOptions,
     router: str = "linear",
-    act_layer: Callable[[], nn.Module] = nn.GELU,
     norm_layer: object = None,
-    bias: bool = True,
     drop: float = 0.0,
     expert_drop: float = 0.0,
-    init: Callable[[Tensor], Any] | None = None,
-    device: Any = None,
-    dtype: Any = None,
+    **others: Any,
 ) -> MoE:
     """A mixture of FFNs with the call signature of timm's ``mlp_layer``.
+
+    Args:
+        drop, expert_drop: the larger one is the dropout on the hidden units.
+        others: further arguments of :class:`FFNExperts` by name.
 
     Raises:
         UserError: on an unknown router, or a norm between the layers of an expert, which experts do not have.
     """
     if norm_layer is not None:
         raise UserError("scale_mlp_norm is not supported in mixture-of-experts blocks; leave it out")
-    dd = {"device": device, "dtype": dtype}
-    experts = FFNExperts(
-        options.num_experts, in_features, hidden_features, act_layer, bias, max(drop, expert_drop), init=init, **dd
-    )
+    experts = FFNExperts(options.num_experts, in_features, hidden_features, drop=max(drop, expert_drop), **others)
+    dd = {name: others.get(name) for name in ("device", "dtype")}
     return MoE(experts, build_router(router, in_features, options.num_experts, **dd), options)
 
 
@@ -181,7 +183,7 @@ def set_routing(
     allocation: str | None = None,
     **others: Any,
 ) -> None:
-    """Change how every MoE layer of a (trained) model routes; nothing in it carries parameters.
+    """Change how every MoE layer of a (trained) model routes; no parameter is touched.
 
     Args:
         k: choices per token.
@@ -234,7 +236,7 @@ def _some_layers(module: nn.Module) -> list[MoE]:
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """What autocast would compute a linear layer in; our GEMMs write into place, where autocast does not look."""
+    """The dtype in which autocast computes a linear layer; autocast does not reach GEMMs that write into an output."""
     kind = x.device.type
     if kind != "meta" and torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(kind)

@@ -19,8 +19,9 @@ from torch import Tensor
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.processes import GlobalBatch
 from sfmoe_dg.foundation.registry import unknown
-from sfmoe_dg.models.moe import capacity as alloc
 from sfmoe_dg.models.moe.balance import LOSSES, routing_losses
+from sfmoe_dg.models.moe.capacity import ALLOCATIONS, PRIORITIES, ROUNDINGS, allocate, group_capacities, kept
+from sfmoe_dg.models.moe.choice import Choice, choose
 from sfmoe_dg.models.moe.routers import full_precision, full_precision_region
 
 
@@ -44,7 +45,7 @@ class Routing(NamedTuple):
 
 @dataclass(frozen=True)
 class RoutingOptions:
-    """Everything about routing that carries no parameters, so it may change on a trained model.
+    """How logits become routes. None of this is a parameter, so it may change on a trained model.
 
     Attributes:
         num_experts: E.
@@ -62,7 +63,7 @@ class RoutingOptions:
         losses: (name, weight) pairs; names in :data:`sfmoe_dg.models.moe.balance.LOSSES`.
 
     Raises:
-        UserError: if a value is outside what is said above.
+        UserError: if a value is not one of those.
     """
 
     num_experts: int
@@ -101,9 +102,9 @@ class RoutingOptions:
                     f"the weight of routing loss {name!r} is {weight!r}; it must be a finite number of at least 0"
                 )
         for kind, value, known in (
-            ("allocation", self.allocation, alloc.ALLOCATIONS),
-            ("priority", self.priority, alloc.PRIORITIES),
-            ("capacity rounding", self.rounding, alloc.ROUNDINGS),
+            ("allocation", self.allocation, ALLOCATIONS),
+            ("priority", self.priority, PRIORITIES),
+            ("capacity rounding", self.rounding, ROUNDINGS),
             *(("routing loss", name, LOSSES) for name, _ in self.losses),
         ):
             if value not in known:
@@ -129,29 +130,6 @@ class RoutingOptions:
         return max(images * tokens_per_image, 1)
 
 
-def top_k_experts(scores_TE: Tensor, top_k: int) -> Tensor:
-    """The k best experts of every token, best first, the lower index first among equals, ``[T, K]``."""
-    rest_TE = scores_TE.detach()
-    chosen = []
-    for k in range(top_k):
-        best_T1 = rest_TE.argmax(-1, keepdim=True)
-        chosen.append(best_T1)
-        if k + 1 < top_k:
-            rest_TE = rest_TE.scatter(-1, best_T1, -math.inf)
-    return torch.cat(chosen, -1)
-
-
-class _Choice(NamedTuple):
-    """Scores of tokens and the experts that follow from them; ``choice`` is of the noisy logits where there are any."""
-
-    logits_TE: Tensor
-    noisy_logits_TE: Tensor | None
-    probs_TE: Tensor
-    choice_TE: Tensor
-    experts_TK: Tensor
-    chosen_TK: Tensor
-
-
 def route(
     logits_TE: Tensor,
     options: RoutingOptions,
@@ -165,24 +143,24 @@ def route(
         logits_TE: of any router, tokens of one image next to each other.
         training: adds the noise and selects ``capacity_ratio`` over ``eval_capacity_ratio``.
         tokens_per_image: S, for groups that are counted in images.
-        batch: where other processes have the rest of the batch, how it lies in theirs. Losses and capacities are then
-            those of the whole batch, and so is the noise drawn (each process draws it all and takes its share).
+        batch: where the logits belong in the batch of several processes, if there are several. Losses and capacities
+            are then those of the whole batch. Every process draws the noise of the whole batch and takes its own part.
     """
     with full_precision_region(logits_TE):
         logits_TE = full_precision(logits_TE)
         noise_std = options.noise / options.num_experts if training else 0.0
         whole_noise_TE = _noise(logits_TE, batch) if noise_std else None
         noise_TE = whole_noise_TE if whole_noise_TE is None or batch is None else batch.take(whole_noise_TE)
-        own = _choose(logits_TE, noise_TE, noise_std, options.top_k)
+        own = choose(logits_TE, noise_TE, noise_std, options.top_k)
         chosen_TK = own.chosen_TK
         gates_TK = chosen_TK / chosen_TK.sum(-1, keepdim=True) if options.renormalize else chosen_TK
 
         whole = own
         if batch is not None and (options.losses or options.ratio(training) is not None):
-            whole = _choose(batch.gather(logits_TE), whole_noise_TE, noise_std, options.top_k)
+            whole = choose(batch.gather(logits_TE), whole_noise_TE, noise_std, options.top_k)
         group_size = options.group_size(whole.logits_TE.shape[0], tokens_per_image)
-        losses = _losses(whole, options, noise_std, group_size)
-        kept_TK = _kept(whole.experts_TK, whole.chosen_TK, options, training, group_size)
+        losses = routing_losses(options.losses, whole, group_size)
+        kept_TK = _kept(whole, options, training, group_size)
         if kept_TK is not None:
             kept_TK = kept_TK if batch is None else batch.take(kept_TK)
             gates_TK = gates_TK * kept_TK
@@ -190,50 +168,28 @@ def route(
 
 
 def _noise(logits_TE: Tensor, batch: GlobalBatch | None) -> Tensor:
-    """For the whole batch, from the global generator, which every process has in the same state."""
+    """Of the whole batch, from the global generator, which is in the same state in every process."""
     shape = logits_TE.shape if batch is None else batch.whole_shape(logits_TE.shape)
     return torch.randn(shape, dtype=logits_TE.dtype, device=logits_TE.device)
 
 
-def _choose(logits_TE: Tensor, noise_TE: Tensor | None, noise_std: float, top_k: int) -> _Choice:
-    probs_TE = logits_TE.softmax(-1)
-    noisy_logits_TE = None if noise_TE is None else logits_TE + noise_std * noise_TE
-    choice_TE = probs_TE if noisy_logits_TE is None else noisy_logits_TE.softmax(-1)
-    # Chosen by logits: probabilities that round to the same number would tie.
-    experts_TK = top_k_experts(logits_TE if noisy_logits_TE is None else noisy_logits_TE, top_k)
-    return _Choice(logits_TE, noisy_logits_TE, probs_TE, choice_TE, experts_TK, choice_TE.gather(-1, experts_TK))
-
-
-def _losses(whole: _Choice, options: RoutingOptions, noise_std: float, group_size: int) -> dict[str, Tensor]:
-    return routing_losses(
-        options.losses,
-        whole.probs_TE,
-        whole.experts_TK,
-        whole.logits_TE,
-        whole.noisy_logits_TE,
-        noise_std,
-        whole.choice_TE,
-        group_size,
-    )
-
-
-def _kept(
-    experts_TK: Tensor, chosen_TK: Tensor, options: RoutingOptions, training: bool, group_size: int
-) -> Tensor | None:
+def _kept(choice: Choice, options: RoutingOptions, training: bool, group_size: int) -> Tensor | None:
+    """Which assignments find a slot in their expert's buffer, ``[T, K]``; None where buffers have no limit."""
     ratio = options.ratio(training)
     if ratio is None:
         return None
-    num_tokens, top_k = experts_TK.shape
-    capacities = alloc.group_capacities(
+    num_tokens, top_k = choice.experts_TK.shape
+    capacities = group_capacities(
         num_tokens, group_size, options.num_experts, top_k, ratio, options.rounding, options.min_capacity
     )
-    # All but the last are equal; filled in where it is needed, since sending a list there waits for the device.
-    capacity_G = torch.full((len(capacities),), max(capacities, default=0), device=experts_TK.device)
+    # All but the last are equal. They are filled in on the device, since sending a list there waits for it.
+    capacity_G = torch.full((len(capacities),), max(capacities, default=0), device=choice.experts_TK.device)
     capacity_G[-1:] = capacities[-1] if capacities else 0
-    slots_TK = alloc.allocate(
-        experts_TK, chosen_TK.detach(), group_size, options.num_experts, options.allocation, options.priority
+    chosen_TK = choice.chosen_TK.detach()
+    slots_TK = allocate(
+        choice.experts_TK, chosen_TK, group_size, options.num_experts, options.allocation, options.priority
     )
-    return alloc.kept(slots_TK, capacity_G, group_size)
+    return kept(slots_TK, capacity_G, group_size)
 
 
 def _is_number(value: object) -> bool:

@@ -1,7 +1,7 @@
-"""Layers that look at, or draw random numbers for, a whole batch of which every process has a part.
+"""Layers whose result depends on the whole batch, for processes that hold a part of it each.
 
-All processes keep their global random generators in the same state. A mask over images is drawn for the whole batch
-by each of them, so that it is the one that a process on its own would have drawn.
+The global random generators of all processes are in the same state. Every process draws a mask over the images of the
+whole batch and takes its own part; so the mask is the one that a single process draws.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class WholeDropPath(DropPath):
 class RowDropout(nn.Dropout):
     """Dropout on rows sorted by expert, with a mask of this process's own.
 
-    Which row is which differs between one process and several, so the mask does too; its distribution is the same.
+    The order of rows differs between one process and several, so the masks differ too; their distribution is the same.
     """
 
     batch: GlobalBatch
@@ -57,7 +57,8 @@ class RowDropout(nn.Dropout):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        # The global generator moves equally far in every process, however many rows it has.
+        # One number is taken from the global generator, however many rows there are, so that it stays alike in all
+        # processes.
         seed = int(torch.randint(2**62, ())) + self.batch.world.rank
         generator = torch.Generator(x.device).manual_seed(seed)
         return x * torch.empty_like(x).bernoulli_(1 - self.p, generator=generator) / (1 - self.p)
@@ -100,7 +101,7 @@ class WholeBatchNorm(_BatchNorm):
 
 
 class _Sum(Function):
-    """The sum over processes; each uses it for rows of its own, so their gradients add up too."""
+    """The sum over processes. Every process uses it for its own rows, so the gradients are summed too."""
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
@@ -125,9 +126,9 @@ _REPLACEMENTS: Mapping[type[nn.Module], type[nn.Module]] = {
 
 
 def share_layers(module: nn.Module, batch: GlobalBatch) -> None:
-    """Make every layer of ``module`` that depends on the batch work on all processes' parts of it, in training.
+    """Let every layer of ``module`` whose result depends on the batch use all processes' parts of it, in training.
 
-    Weights, names and hooks stay what they are.
+    Weights, names and hooks do not change.
 
     Raises:
         UserError: for a batch norm that is not one of torch's own.
@@ -149,7 +150,7 @@ def share_layers(module: nn.Module, batch: GlobalBatch) -> None:
 
 
 def _turned_into(kind: type[nn.Module], layer: nn.Module, batch: GlobalBatch) -> nn.Module:
-    """A layer of another class with the same insides."""
+    """The layer as one of another class, with the same attributes."""
     turned = kind.__new__(kind)
     turned.__dict__.update(layer.__dict__)
     turned.__dict__["batch"] = batch

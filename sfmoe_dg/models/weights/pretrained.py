@@ -1,12 +1,13 @@
-"""Dense weights into dense or sparse models: a file, the local hub cache or the hub; every key is accounted for."""
+"""Load dense weights into dense or sparse models, from a file, the hub's local cache or the hub. No key is ignored."""
 
 from __future__ import annotations
 
+import inspect
 import re
-import sys
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sfmoe_dg.foundation.torch_files import load_torch
 from sfmoe_dg.models.moe.layers import moe_layers
 
 _PATIENCE = 4.0
-"""Seconds to wait for a sign of life from the hub before giving up."""
+"""Seconds to wait for the hub to answer."""
 
 FROM_SCRATCH = "'{\"pretrained\": false}'"
 
@@ -25,14 +26,14 @@ FROM_SCRATCH = "'{\"pretrained\": false}'"
 def load_pretrained(model: nn.Module, source: bool | str | Path, name: str) -> None:
     """Load weights into ``model``, in place. Dense feed-forward weights go into every expert ("sparse upcycling").
 
-    Left as initialised: the classifier if its size differs (it is reset anyway), and the routers of upcycled layers.
+    The classifier keeps its initial values if its size differs, and so do the routers of upcycled layers.
 
     Args:
         source: True for the weights that timm's record of the model names; or the path of a .safetensors or torch file.
         name: the model's name in messages.
 
     Raises:
-        UserError: if there are no weights to be had, the file cannot be read, or any key is missing, left over or of
+        UserError: if there are no weights, the file cannot be read, or any key is missing, left over or of
             another shape (all are listed). Nothing is loaded then.
     """
     config: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
@@ -128,7 +129,7 @@ def weights_file(config: dict[str, Any], name: str) -> Path:
 
 
 def _answers(endpoint: str) -> bool:
-    """Whether anything answers there; in a thread, because looking up a name has no time-out of its own."""
+    """Whether a server answers. Asked in a thread, because the look-up of its name cannot be given a time limit."""
     heard: list[bool] = []
 
     def knock() -> None:
@@ -147,21 +148,27 @@ def _answers(endpoint: str) -> bool:
 
 
 def _filtered(state: dict[str, Tensor], model: nn.Module, where: str) -> dict[str, Tensor]:
-    """The state in the names of the model, by the filter of the timm module that defines its class."""
+    """The state in the names and shapes of the model: by its own ``fit_weights``, or by timm's filter for its class."""
+    fit = getattr(model, "fit_weights", None) or _timm_filter(model)
+    try:
+        return dict(state if fit is None else fit(dict(state)))
+    except UserError:
+        raise
+    except (KeyError, AttributeError, IndexError, ValueError, RuntimeError, TypeError, AssertionError) as error:
+        raise UserError(f"pretrained weights in {where} do not fit the model ({_short(error)})") from None
+
+
+def _timm_filter(model: nn.Module) -> Callable[[dict[str, Tensor]], Any] | None:
+    """The ``checkpoint_filter_fn`` of the timm module that defines the model's class, or a class it derives from."""
     for cls in type(model).__mro__:
-        filter_fn = getattr(sys.modules.get(cls.__module__), "checkpoint_filter_fn", None)
+        filter_fn = getattr(inspect.getmodule(cls), "checkpoint_filter_fn", None)
         if filter_fn is not None:
-            try:
-                return dict(filter_fn(dict(state), model))
-            except UserError:
-                raise
-            except (KeyError, AttributeError, IndexError, ValueError, RuntimeError, TypeError, AssertionError) as error:
-                raise UserError(f"pretrained weights in {where} do not fit the model ({_short(error)})") from None
-    return dict(state)
+            return lambda state: filter_fn(state, model)
+    return None
 
 
 def _adapt_first_conv(state: dict[str, Tensor], model: nn.Module, config: dict[str, Any]) -> dict[str, Tensor]:
-    """Sum or repeat the first convolution's input channels where the pictures do not have three."""
+    """Sum or repeat the input channels of the first convolution if the pictures do not have three."""
     from timm.models import adapt_input_conv
 
     names = config.get("first_conv") or ()
@@ -174,9 +181,12 @@ def _adapt_first_conv(state: dict[str, Tensor], model: nn.Module, config: dict[s
 
 
 def _upcycle(state: dict[str, Tensor], model: nn.Module) -> set[str]:
-    """Copy the weights and biases of dense layers into every expert, in place; keys that no file of dense weights has.
+    """Copy the weights and biases of dense layers into every expert, in place.
 
     The dense layer of the experts ``<moe>.experts.<layer>`` is ``<moe>.<layer>``.
+
+    Returns:
+        the keys of the model that a file of dense weights lacks.
     """
     beginnings = getattr(model, "not_in_checkpoints", ())
     routers = {key for key in model.state_dict() if key.startswith(beginnings)} if beginnings else set()
@@ -194,7 +204,7 @@ def _upcycle(state: dict[str, Tensor], model: nn.Module) -> set[str]:
 
 
 def _drop_other_head(state: dict[str, Tensor], model: nn.Module, config: dict[str, Any]) -> set[str]:
-    """Remove a classifier that the model does not have in this size; the keys that may then be missing."""
+    """Remove a classifier of another size than the model's, in place; returns the keys that may be missing."""
     names = config.get("classifier") or ()
     own = model.state_dict()
     may_miss: set[str] = set()

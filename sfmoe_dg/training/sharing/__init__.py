@@ -1,1 +1,1 @@
-"""One run on several processes: shared updates, and whole states from their parts."""
+"""One run on several processes: shared updates, and the state of a single process from their parts."""

@@ -1,7 +1,8 @@
-"""States of one process from the parts that several hold, so that a run can go on with any number of processes.
+"""Convert states that several processes hold in parts to the state of a single process, and back, so that a run can go
+on with any number of processes.
 
-While weights are shared out, ``state_dict`` and ``load_state_dict`` of the algorithm and its optimisers speak of whole
-tensors: on the CPU of the leading process, empty on the others. Every process must call ``state_dict``.
+While weights are divided, ``state_dict`` of the algorithm and its optimisers returns whole tensors, on the CPU of the
+leading process and empty on the others, and ``load_state_dict`` takes them. All processes must call ``state_dict``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from sfmoe_dg.models.moe.expert_parallel import held_experts
 
 
 def mark_as_part(parameter: nn.Parameter, whole: int, rows: range) -> None:
-    """Note that a parameter is ``rows`` of a stack of ``whole``."""
+    """Mark a parameter as the rows ``rows`` of a stack that has ``whole`` rows."""
     parameter.part_of = (whole, rows)  # type: ignore[attr-defined]
 
 
@@ -30,17 +31,17 @@ def is_part(parameter: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class Weights:
-    """Between parts and wholes of tensors that have the shape of a parameter."""
+    """Converts weights, and tensors of their shapes: from this process's part to the whole, and back."""
 
     world: World
 
     def make_states_whole(self, algorithm: nn.Module) -> None:
-        """For an algorithm's own state."""
+        """Let the algorithm save and load whole weights."""
 
         def after_saving(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
             made: dict[int, Tensor] = {}
             for name, parameter in module.named_parameters(prefix=prefix.rstrip("."), remove_duplicate=False):
-                # A parameter that goes by several names stays one tensor.
+                # A parameter with several names stays one tensor.
                 if id(parameter) not in made and self._shared(parameter):
                     made[id(parameter)] = self._whole(state[name], parameter)
                 state[name] = made.get(id(parameter), state[name])
@@ -54,7 +55,7 @@ class Weights:
         algorithm.register_load_state_dict_pre_hook(before_loading)
 
     def make_optimizer_states_whole(self, optimizer: torch.optim.Optimizer) -> None:
-        """For the running means that an optimiser keeps per weight."""
+        """Let the optimiser save and load whole running means of its weights."""
         optimizer.register_state_dict_post_hook(lambda made, state: self._convert(made, state, self._whole))
         optimizer.register_load_state_dict_pre_hook(lambda made, state: self._convert(made, state, self._part))
 
@@ -64,7 +65,7 @@ class Weights:
         for number, values in state["state"].items():
             parameter = parameters[number]
             converted[number] = {
-                # Beside tensors of the weight's own shape there are only counters.
+                # Values that have not the weight's shape are counters.
                 name: convert(value, parameter) if self._shared(parameter) and value.dim() else value
                 for name, value in values.items()
             }
@@ -79,20 +80,20 @@ class Weights:
         return whole.detach().cpu() if self.world.leads else torch.empty(0, dtype=whole.dtype)
 
     def _stacked(self, rows: Tensor, parameter: Any) -> Tensor:
-        """All processes' rows; padded on the way, since they need not be equally many."""
+        """All processes' rows. They are padded to be sent, since processes may hold different numbers of rows."""
         whole, held = parameter.part_of
         counts = [len(rows) for rows in held_experts(whole, self.world)]
         most = max(counts)
         padded = rows.detach().new_zeros((most, *rows.shape[1:]))
         padded[: len(held)] = rows.detach()
-        everyones = padded.new_empty((self.world.size * most, *rows.shape[1:]))
-        dist.all_gather_into_tensor(everyones, padded)
-        return torch.cat([part[:n] for part, n in zip(everyones.split(most), counts, strict=True)])
+        gathered = padded.new_empty((self.world.size * most, *rows.shape[1:]))
+        dist.all_gather_into_tensor(gathered, padded)
+        return torch.cat([part[:n] for part, n in zip(gathered.split(most), counts, strict=True)])
 
     def _part(self, whole: Tensor, parameter: Any) -> Tensor:
         if isinstance(parameter, DTensor):
             whole = whole.to(parameter.device)
-            # Every process has read the whole: nothing needs to be sent.
+            # Every process has read the whole tensor: nothing needs to be sent.
             return distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
         _, held = parameter.part_of
         return whole[held.start : held.stop]

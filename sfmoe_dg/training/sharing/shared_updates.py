@@ -1,12 +1,13 @@
-"""One update shared by several processes: which weights each of them holds, and how their gradients meet.
+"""One update shared by several processes: which weights each process holds, and how gradients are combined.
 
 | mode | weights in a process | gradients |
 |---|---|---|
 | ddp | all | averaged by torch's ``DistributedDataParallel`` |
-| fsdp | a part of every weight, fetched block by block | averaged and cut up by torch's ``fully_shard`` (FSDP2) |
-| expert | some experts of every MoE layer, all of the rest | the rest as ddp; experts see all rows anyway |
+| fsdp | a part of every weight, gathered block by block | averaged and divided by torch's ``fully_shard`` (FSDP2) |
+| expert | some experts of every MoE layer, all other weights | as ddp; an expert's is complete in its process |
 
-``docs/distributed.md`` says what equals what. Saved states are those of one process, whatever the mode.
+``docs/distributed.md`` says which results are equal to those of one process. Saved states are those of one process in
+every mode.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from sfmoe_dg.algorithms.shared.optimisation import clip_gradients, optimizers
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.processes import GlobalBatch, World
 from sfmoe_dg.foundation.registry import unknown
-from sfmoe_dg.models.moe.conditional_layers import ConditionalMoE
 from sfmoe_dg.models.moe.expert_parallel import ExpertExchange, held_experts
 from sfmoe_dg.models.moe.layers import moe_layers
 from sfmoe_dg.models.moe.whole_batch import share_layers
@@ -38,12 +38,12 @@ from sfmoe_dg.training.sharing.gather_states import Weights, is_part, mark_as_pa
 
 @dataclass(frozen=True)
 class ParallelUpdate:
-    """What ``algorithm.parallel`` is while several processes share its updates.
+    """The value of ``algorithm.parallel`` while several processes share its updates.
 
     Attributes:
         passes: ``ERM.run_passes`` as a module.
-        domains: how the minibatches of all domains lie in the processes.
-        weights: between the weights of this process and those of one process.
+        domains: where this process's rows belong in the minibatches of all domains.
+        weights: converts this process's weights to those of a single process.
     """
 
     world: World
@@ -60,13 +60,13 @@ class ParallelUpdate:
         """See :class:`sfmoe_dg.algorithms.base.Parallel`."""
         return replace(
             forward,
-            features=self._everyones(forward.features),
-            logits=self._everyones(forward.logits),
-            labels=self._everyones(forward.labels),
+            features=self._gather(forward.features),
+            logits=self._gather(forward.logits),
+            labels=self._gather(forward.labels),
         )
 
-    def _everyones(self, domains: list[Tensor]) -> list[Tensor]:
-        return list(self.domains.gather(torch.cat(domains)).chunk(len(domains)))
+    def _gather(self, of_domains: list[Tensor]) -> list[Tensor]:
+        return list(self.domains.gather(torch.cat(of_domains)).chunk(len(of_domains)))
 
     def adopt(self, optimizer: torch.optim.Optimizer) -> None:
         """See :class:`sfmoe_dg.algorithms.base.Parallel`."""
@@ -89,7 +89,7 @@ class ParallelUpdate:
 
 
 class _Passes(nn.Module):
-    """The passes of one update as a module, which is what torch's data parallelism wraps."""
+    """The forward passes of one update as a module, since torch's data parallelism wraps modules."""
 
     def __init__(self, algorithm: ERM) -> None:
         super().__init__()
@@ -104,8 +104,8 @@ def share_updates(algorithm: Any, world: World, mode: str = "ddp") -> None:
     """Let the processes of ``world`` share the updates of an algorithm that each of them has built alike.
 
     Every process calls ``update`` with its share of the minibatches
-    (:func:`~sfmoe_dg.foundation.processes.share_of`); what it
-    returns and what the weights become is what one process with the whole minibatches would get.
+    (:func:`~sfmoe_dg.foundation.processes.share_of`). What it returns, and the weights after it, are those of a single
+    process with the whole minibatches.
 
     Raises:
         UserError: if the algorithm or its backbone cannot be shared in this mode.
@@ -121,7 +121,7 @@ def share_updates(algorithm: Any, world: World, mode: str = "ddp") -> None:
     passes: nn.Module = _Passes(algorithm)
     if mode != "fsdp":
         elsewhere = [name for name, parameter in passes.named_parameters() if is_part(parameter)]
-        # torch's own way to name parameters whose gradients meet elsewhere; there is no public one.
+        # Their gradients are not to be averaged; torch has no public way to say so.
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(passes, elsewhere)
         passes = DistributedDataParallel(passes, gradient_as_bucket_view=True, **_buffers_stay())
     domains, weights = GlobalBatch(world, algorithm.num_domains), Weights(world)
@@ -134,7 +134,7 @@ def share_updates(algorithm: Any, world: World, mode: str = "ddp") -> None:
 
 
 def _buffers_stay() -> dict[str, Any]:
-    """No buffer is sent at every pass: all processes compute the same ones. torch renamed the argument."""
+    """An argument against sending buffers, since all processes compute the same ones. torch has renamed it."""
     known = inspect.signature(DistributedDataParallel).parameters
     return {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
 
@@ -154,12 +154,8 @@ def _check(algorithm: Any, world: World, mode: str) -> None:
         raise UserError(f"precision fp16 does not go with parallel {mode}; use bf16", "precision", "parallel")
     layers = moe_layers(algorithm)
     for layer_name, layer in layers:
-        if isinstance(layer, ConditionalMoE) and (mode == "expert" or not layer.by_content):
-            raise UserError(
-                f"several processes cannot share {layer_name} with parallel {mode}: a conditional mixture of "
-                "experts works with ddp and fsdp, if it routes by token",
-                "parallel",
-            )
+        if reason := layer.why_not_shared(mode):
+            raise UserError(f"several processes cannot share {layer_name} with parallel {mode}: {reason}", "parallel")
         if mode == "expert" and layer.options.num_experts < world.size:
             raise UserError(
                 f"{layer.options.num_experts} experts cannot be divided among {world.size} processes; start at most "
@@ -177,7 +173,8 @@ def _shard_weights(algorithm: ERM, world: World) -> None:
         if hasattr(block, "forward_routed"):
             register_fsdp_forward_method(block, "forward_routed")
     for module in (algorithm.featurizer, algorithm.classifier):
-        # By default a root stays whole after a forward pass; after an evaluation it would be that when states are read.
+        # By default a root keeps its gathered weights after a forward pass; states are read after an evaluation, and
+        # want this process's part.
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
     register_fsdp_forward_method(algorithm.featurizer, "forward_with_losses")
 
@@ -191,6 +188,6 @@ def _keep_own_experts(algorithm: ERM, world: World) -> None:
                 mark_as_part(own, len(stack), mine)
                 setattr(module, name, own)
                 if own.requires_grad:
-                    # Rows of all processes come here, each with a gradient made for being averaged.
+                    # The rows of all processes are here. Their gradients are scaled for an average over processes.
                     own.register_hook(partial(torch.mul, other=1 / world.size))
         layer.exchange = ExpertExchange(world, layer.options.num_experts)

@@ -16,7 +16,7 @@ from sfmoe_dg.data.batches.transforms import ImageTransform
 from sfmoe_dg.data.build import build_dataset
 from sfmoe_dg.data.domains import DomainDataset
 from sfmoe_dg.data.splits import split_domains
-from sfmoe_dg.foundation.processes import World, everyones
+from sfmoe_dg.foundation.processes import World, gather_all
 from sfmoe_dg.foundation.seeds import seed_everything
 from sfmoe_dg.training.sharing.shared_updates import share_updates
 
@@ -100,7 +100,7 @@ def _whole(parameter: Any) -> Tensor:
     gradient = parameter.grad
     if isinstance(gradient, DTensor):
         return gradient.full_tensor()
-    return torch.cat(everyones(gradient)) if hasattr(parameter, "part_of") else gradient
+    return torch.cat(gather_all(gradient)) if hasattr(parameter, "part_of") else gradient
 
 
 def assert_same(several: Outcome, one: Outcome, tolerance: float) -> None:

@@ -10,7 +10,7 @@ from processes import on_processes
 from torch import nn
 
 from sfmoe_dg.data.batches.loaders import ALONE
-from sfmoe_dg.foundation.processes import GlobalBatch, World, everyones, exchange_rows, highest, share_of
+from sfmoe_dg.foundation.processes import GlobalBatch, World, all_max, exchange_rows, gather_all, share_of
 from sfmoe_dg.models.moe.expert_parallel import held_experts
 from sfmoe_dg.models.moe.layers import FFNExperts
 from sfmoe_dg.models.moe.whole_batch import RowDropout, WholeBatchNorm, WholeDropout, share_layers
@@ -50,8 +50,8 @@ def exchange(world: World) -> dict[str, Any]:
     arrived = exchange_rows(given, sent, received)
     (arrived * (10 * world.rank + torch.arange(len(arrived))[:, None])).sum().backward()
     found["arrived"], found["sent gradient"] = arrived.tolist(), given.grad.tolist()
-    found["highest"] = highest(world.rank, -world.rank)
-    found["everyones"] = everyones({"rank": world.rank})
+    found["all_max"] = all_max(world.rank, -world.rank)
+    found["gather_all"] = gather_all({"rank": world.rank})
     return found
 
 
@@ -70,7 +70,7 @@ def whole_layers(world: World) -> dict[str, Any]:
     (one(there) * upstream).sum().backward()
     found["norm"] = type(norm[0]) is WholeBatchNorm
     found["norm gradient"] = (own.grad - batch.take(there.grad)).abs().max().item()
-    found["norm weights"] = everyones(norm[0].weight.grad.tolist())
+    found["norm weights"] = gather_all(norm[0].weight.grad.tolist())
     found["norm weights alone"] = one.weight.grad.tolist()
     found["running"] = (norm[0].running_var - one.running_var).abs().max().item()
 
@@ -86,8 +86,8 @@ def whole_layers(world: World) -> dict[str, Any]:
     rows: Any = experts[0].drop
     dropped = rows(torch.ones(1000, 8))
     found["rows"] = type(rows) is RowDropout
-    found["masks"] = everyones(dropped.tolist())
-    found["state"] = everyones(torch.get_rng_state().tolist())
+    found["masks"] = gather_all(dropped.tolist())
+    found["state"] = gather_all(torch.get_rng_state().tolist())
     return found
 
 
@@ -96,8 +96,8 @@ def test_rows_and_gradients_travel():
     first, second = on_processes(2, exchange)
     for found in (first, second):
         assert found["whole"] == [[0], [10], [20], [30]]
-        assert found["highest"] == [1, 0]
-        assert found["everyones"] == [{"rank": 0}, {"rank": 1}]
+        assert found["all_max"] == [1, 0]
+        assert found["gather_all"] == [{"rank": 0}, {"rank": 1}]
     # Weights 1 and 3 belong to process 0's rows, times the two processes.
     assert (first["gradient"], second["gradient"]) == ([[2], [6]], [[4], [8]])
     assert (first["arrived"], second["arrived"]) == ([[0], [100]], [[1], [2]])

@@ -15,6 +15,7 @@ from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
 from sfmoe_dg.algorithms.shared.precision import Precision
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.processes import World
+from sfmoe_dg.models.architectures.registry import presets
 from sfmoe_dg.training.sharing.shared_updates import share_updates
 
 SF_MOE = {"backbone": "sf_moe_tiny_32"}
@@ -51,9 +52,18 @@ def test_ten_steps_are_those_of_one_process(size: int, mode: str):
     compare(size, [Case("ERM", mode, SF_MOE), Case("CORAL", mode, V_MOE), Case("ERM", mode, SF_MOE | masks)], 1e-5)
 
 
-ARCHITECTURES = {n for n in ALGORITHMS if default_hparams(n, "StyledDigits")["backbone"] != "auto"}
-OBJECTIVES = sorted(n for n in ALGORITHMS if n not in ARCHITECTURES and ALGORITHMS.load(n).parallel_modes)
-"""Every algorithm that says it can be shared; the architectures are ERM."""
+OBJECTIVES = sorted(n for n in ALGORITHMS if n not in presets() and ALGORITHMS.load(n).parallel_modes)
+"""Every algorithm that says it can be shared; presets are ERM."""
+ONSETS = (
+    "irm_penalty_anneal_iters",
+    "vrex_penalty_anneal_iters",
+    "ib_penalty_anneal_iters",
+    "eqrm_burnin_iters",
+    "rdm_penalty_anneal_iters",
+    "penalty_anneal_iters",
+    "sma_start_iter",
+)
+"""Hyper-parameters that say when something sets in; in the test it is after three updates."""
 
 
 def early(name: str) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from tiny_twins import TINY_MOES
 
 from sfmoe_dg.algorithms.registry import default_hparams
 from sfmoe_dg.models.backbones import build_backbone
-from sfmoe_dg.models.moe.align_experts import match_experts
+from sfmoe_dg.models.moe.align_experts import align_experts
 from sfmoe_dg.models.moe.layers import moe_layers
 
 
@@ -23,7 +24,7 @@ def specialise(network, seed):
                 parameter.add_(0.1 * torch.randn_like(parameter))
 
 
-@pytest.mark.parametrize("backbone", ["sf_moe_tiny_32", "g_moe_tiny_32", "wide_net_tiny_32", "cond_moe_tiny_32"])
+@pytest.mark.parametrize("backbone", TINY_MOES)
 def test_a_permutation_is_undone(backbone):
     reference, network = make(backbone), make(backbone)
     specialise(reference, 1)
@@ -37,7 +38,7 @@ def test_a_permutation_is_undone(backbone):
         for parameter in (*layer.experts.parameters(), *rows):
             parameter.copy_(parameter[order].clone())
     assert torch.allclose(network(x), expected, atol=1e-5)
-    moved = match_experts(network, reference)
+    moved = align_experts(network, reference)
     assert moved == int((order != torch.arange(len(order))).sum())
     for name, parameter in network.named_parameters():
         assert torch.equal(parameter, dict(reference.named_parameters())[name]), name
@@ -49,9 +50,9 @@ def test_matching_changes_no_output():
     specialise(reference, 4)
     x = torch.rand(2, 3, 32, 32)
     before = network.eval()(x)
-    assert match_experts(network, reference) > 0
+    assert align_experts(network, reference) > 0
     assert torch.allclose(network(x), before, atol=1e-5)
 
 
 def test_a_dense_network_has_nothing_to_match():
-    assert match_experts(make("vit_tiny_32"), make("vit_tiny_32", 1)) == 0
+    assert align_experts(make("vit_tiny_32"), make("vit_tiny_32", 1)) == 0

@@ -1,1 +1,0 @@
-"""Names that stand for ERM with the backbone and the defaults of a mixture-of-experts paper."""
