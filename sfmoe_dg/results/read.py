@@ -1,6 +1,6 @@
 """Reading the records of a folder of runs.
 
-``load_records`` gives records as they are; ``read_many.load_runs``, for tables of very many, their numbers alone.
+``load_records`` returns whole records. ``read_many.load_runs`` returns only their numbers, for tables of very many.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.files import read_json
-from sfmoe_dg.results.record_arrays import Block, Facts, blocks_of
+from sfmoe_dg.results.record_arrays import Block, RunKey, blocks_of
 from sfmoe_dg.results.record_lines import Record as Record
 from sfmoe_dg.results.record_lines import read_lines
 from sfmoe_dg.runs.records import RESULTS
@@ -20,10 +20,11 @@ from sfmoe_dg.runs.records import RESULTS
 
 @dataclass
 class LoadedRecords:
-    """The records of a folder of runs; read-only, since the records of a run share their ``args`` and ``hparams``.
+    """The records of a folder of runs. Do not change them: the records of a run share their ``args`` and ``hparams``.
 
-    ``problems`` are sentences for the user about what was left out or is doubtful; ``domains`` maps a data set to
-    the names of its domains where a run's ``run.json`` gives them.
+    Attributes:
+        problems: sentences for the user about what was left out or is doubtful.
+        domains: data set → names of its domains, for data sets of which a run's ``run.json`` gives them.
     """
 
     records: list[Record]
@@ -37,7 +38,7 @@ class LoadedRecords:
 
     @property
     def blocks(self) -> list[Block]:
-        """Their numbers, as tables need them."""
+        """The numbers of the records, as tables need them."""
         return blocks_of(self.records)
 
 
@@ -66,7 +67,7 @@ def load_records(input_dir: str | os.PathLike[str]) -> LoadedRecords:
         records = [] if data is None else _records(notes, name, data)
         if records:
             repeated = len({record["step"] for record in records}) < len(records)
-            notes.add(name, Facts.of(records[0]), repeated)
+            notes.add(name, RunKey.of(records[0]), repeated)
             loaded.records.extend(records)
     if not loaded.records:
         raise notes.no_records()
@@ -74,14 +75,14 @@ def load_records(input_dir: str | os.PathLike[str]) -> LoadedRecords:
 
 
 def run_names(root: Path) -> list[str]:
-    """What lies in a folder of runs, in order.
+    """The names of everything in a folder of runs, sorted.
 
     Raises:
         UserError: if there is no such folder.
     """
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
-        raise UserError(f"--input_dir {root} {what}; give the folder that holds one sub-folder per run")
+        raise UserError(f"the folder {root} {what}; give the folder that holds one sub-folder per run")
     return sorted(os.listdir(root))
 
 
@@ -99,13 +100,13 @@ def read_results(folder: str | os.PathLike[str]) -> bytes | None:
 
 
 class Notes:
-    """What is told of a folder of runs besides its records: see ``LoadedRecords``."""
+    """Collects ``problems`` and ``domains`` of ``LoadedRecords`` while a folder of runs is read."""
 
     def __init__(self, root: Path) -> None:
         self.problems: list[str] = []
         self.domains: dict[str, tuple[str, ...]] = {}
         self._root = root
-        self._folder_of_run: dict[Facts, str] = {}
+        self._folder_of_run: dict[RunKey, str] = {}
 
     def unreadable(self, name: str, error: OSError) -> None:
         self.problems.append(f"{self._results(name)} cannot be read ({error.strerror}); its run is left out")
@@ -113,8 +114,8 @@ class Notes:
     def left_out(self, name: str, fault: str) -> None:
         self.problems.append(f"{self._results(name)}, {fault}; it is left out")
 
-    def add(self, name: str, first: Facts, repeated: bool) -> None:
-        """A run with records, the first of which is of ``first``; ``repeated``: two of them are of the same step."""
+    def add(self, name: str, first: RunKey, repeated: bool) -> None:
+        """Take note of a run. ``first``: the key of its first record; ``repeated``: two records have the same step."""
         self._note_repeats(name, first, repeated)
         if first.dataset not in self.domains:
             self._note_domains(os.path.join(self._root, name, "run.json"), first.dataset)
@@ -126,13 +127,13 @@ class Notes:
         if (root / RESULTS).exists():
             return UserError(f"{root} is the folder of one run; give the folder above it, {root.absolute().parent}")
         expected = f"expected <run>/{RESULTS} below it"
-        return UserError(f"no records in {root}: {expected}; train there first or check --input_dir")
+        return UserError(f"no records in {root}: {expected}; train there first, or give another folder")
 
     def _results(self, name: str) -> Path:
         return self._root / name / RESULTS
 
-    def _note_repeats(self, name: str, run: Facts, repeated: bool) -> None:
-        """Report a run that was started twice, in one folder or in two: selection pools both, as DomainBed does."""
+    def _note_repeats(self, name: str, run: RunKey, repeated: bool) -> None:
+        """Report a run that was trained twice, in one folder or in two. Selection pools both, as DomainBed does."""
         if repeated:
             self.problems.append(
                 f"{self._results(name)} holds some steps more than once: the run was started again in the same folder"
@@ -169,24 +170,24 @@ def last_record(folder: str | os.PathLike[str]) -> Record:
         lines = list(read_lines(path.read_bytes()))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give the folder of a run") from None
-    number, found = lines[-1] if lines else (0, "is missing")
-    if isinstance(found, str):
-        raise UserError(f"{path} holds no record of a finished run (line {number} {found}); train it to the end")
-    return found
+    number, record = lines[-1] if lines else (0, "is missing")
+    if isinstance(record, str):
+        raise UserError(f"{path} holds no record of a finished run (line {number} {record}); train it to the end")
+    return record
 
 
 def _records(notes: Notes, name: str, data: bytes) -> list[Record]:
     records: list[Record] = []
-    for number, found in read_lines(data):
-        if isinstance(found, str):
-            notes.left_out(name, f"line {number} {found}")
+    for number, record in read_lines(data):
+        if isinstance(record, str):
+            notes.left_out(name, f"line {number} {record}")
         else:
-            records.append(_compact(found, records[-1] if records else {}))
+            records.append(_compact(record, records[-1] if records else {}))
     return records
 
 
 def _compact(record: Record, previous: Record) -> Record:
-    """The same record, sharing what repeats from line to line: a fifth of the memory."""
+    """The record with ``args`` and ``hparams`` of the previous one where they are equal: a fifth of the memory."""
     for name in ("args", "hparams"):
         if name in record and record[name] == previous.get(name):
             record[name] = previous[name]

@@ -90,7 +90,7 @@ def test_every_call_of_a_shared_layer_may_be_asked_for():
     ((name, _),) = moe_layers(run.algorithm)
     assert subject_of(run, layer=name).main_layer == name
     assert subject_of(run, layer=f"{name}#2").main_layer == f"{name}#2"
-    with pytest.raises(UserError, match=r"unknown mixture-of-experts layer 'top#2' for --layer"):
+    with pytest.raises(UserError, match=r"unknown mixture-of-experts layer 'top#2'"):
         subject_of(run, layer="top#2").require_experts()
     with pytest.raises(UserError, match="unknown mixture-of-experts layer"):
         _ = subject_of(run, layer=f"{name}#99").main_layer

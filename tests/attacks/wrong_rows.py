@@ -352,8 +352,8 @@ TABLES = [
         records(),
         folder("results/results.txt"),
     ),
-    row(f"{TOP} --dataset PACS --test_env 0", "--dataset PACS", "they hold: Debug28", records()),
-    row(f"{TOP} --dataset Debug28 --test_env 5", "--test_env 5", "they hold: 0", records()),
+    row(f"{TOP} --dataset PACS --test_env 0", "dataset PACS is not", "they hold: Debug28", records()),
+    row(f"{TOP} --dataset Debug28 --test_env 5", "test_env 5 is not", "they hold: 0", records()),
     row("report --output_dir results", "results does not exist", "give the folder that holds"),
     row("report --output_dir results --images -1", "--images is -1", "at least 0", records()),
 ]
@@ -367,7 +367,7 @@ MODELS = [
     row(ANALYZE, "ERM (held out 0) has no experts", "SFMoE", CNN),
     row(f"{ANALYZE} --device gpu", "--device gpu", "allowed: auto, cpu", MOE),
     row(f"{ANALYZE} --output_dir /proc/x", ": /proc/x", "choose a folder", MOE),
-    row(f"{ANALYZE} --layer top", "unknown mixture-of-experts layer 'top' for --layer", "blocks.0", MOE),
+    row(f"{ANALYZE} --layer top", "unknown mixture-of-experts layer 'top'", "blocks.0", MOE),
     row("analyze runs --what compare", "runs holds results of one method only", "train another", CNN),
     row(
         ANALYZE, "results.jsonl holds no record", "train it to the end", MOE, text("runs/x/results.jsonl", RECORD + "{")

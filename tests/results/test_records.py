@@ -76,7 +76,7 @@ def test_an_unusable_line_in_the_middle_is_reported_and_left_out(tmp_path, line,
 def test_missing_and_empty_folders_say_what_to_do(tmp_path):
     with pytest.raises(UserError, match="does not exist; give the folder that holds one sub-folder per run"):
         load_records(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="train there first or check --input_dir"):
+    with pytest.raises(UserError, match="train there first, or give another folder"):
         load_records(tmp_path)
     path = write_run(tmp_path, "run", [make_record()])
     with pytest.raises(UserError, match="is the folder of one run; give the folder above it"):
@@ -180,7 +180,7 @@ def test_read_json_names_the_file(tmp_path):
 
 def test_tables_and_pages_need_no_torch():
     code = (
-        "import sys; import sfmoe_dg.runs.records, sfmoe_dg.results.page.page, sfmoe_dg.results.report; "
+        "import sys; import sfmoe_dg.runs.records, sfmoe_dg.results.page.page, sfmoe_dg.results.collect; "
         "print([m for m in ('torch', 'torchvision', 'wilds', 'timm') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -78,16 +78,27 @@ def explore(
         if name not in shown:
             shown[name] = choose_images(run, max(1, images // len(names)))
             datasets.append(describe_dataset(run, shown[name]))
-            size += len(str(datasets[-1]))
+            size += json_size(datasets[-1])
         described, left_out = describe_run(run, candidate, shown[name])
         runs.append(described | {"dataset": list(shown).index(name)})
         notes += left_out
-        size += len(str(runs[-1]))
+        size += json_size(runs[-1])
         if size > MAX_BYTES:
             rest = f", and {len(chosen) - len(runs)} runs are left out" if len(runs) < len(chosen) else ""
             notes.append(f"the explorer's data take {size / 1e6:.0f} MB, fewer images would take less{rest}")
             break
     return Explored({"datasets": datasets, "runs": runs}, tuple(notes))
+
+
+def json_size(value: Any) -> int:
+    """About how many characters ``value`` takes as JSON, counted without writing them."""
+    if isinstance(value, str):
+        return len(value) + 2
+    if isinstance(value, Mapping):
+        return 2 + sum(json_size(key) + json_size(entry) + 2 for key, entry in value.items())
+    if isinstance(value, list):
+        return 2 + sum(json_size(entry) + 1 for entry in value)
+    return len(str(value))
 
 
 def _runs(root: Path) -> tuple[list[Candidate], list[str]]:

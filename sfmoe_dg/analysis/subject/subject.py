@@ -127,7 +127,7 @@ class Subject:
             raise NotApplicable(f"{self.title} has no experts; give a run whose backbone has, such as one of SFMoE")
         # Which of its calls there are is known once images have gone through (``main_layer``).
         if self.layer is not None and self.layer.partition("#")[0] not in names:
-            raise unknown("mixture-of-experts layer", self.layer, names, " for --layer")
+            raise unknown("mixture-of-experts layer", self.layer, names)
 
     @property
     def title(self) -> str:
