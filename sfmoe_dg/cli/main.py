@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sfmoe_dg.cli import (
     analyze,
@@ -106,9 +106,18 @@ def make_parser() -> ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one sub-command and return its exit code."""
-    try:
+
+    def run() -> int:
         args = make_parser().parse_args(argv)
         return int(COMMANDS[args.command].run(args))
+
+    return exit_code_of(run)
+
+
+def exit_code_of(work: Callable[[], int]) -> int:
+    """Do some work and return its exit code; an error that a user can mend is one sentence on standard error."""
+    try:
+        return work()
     except (Owned, LeaseLost) as error:
         print(f"sfmoe-dg: {error}", file=sys.stderr)
         return 75

@@ -110,10 +110,10 @@ def read_blocks(data: bytes) -> tuple[list[Block], list[str]]:
     """The records of one results.jsonl, and what is wrong with its lines (``line 3 is not valid JSON``)."""
     alike = numbers_of_alike(data)
     if alike is not None:
-        record, numbers = alike
-        run = RunKey.of(record)
-        width = len(table_names(record, run.test_envs))
-        return [Block(run, num_domains(record), np.frombuffer(numbers).reshape(-1, width))], []
+        first, numbers = alike
+        run = RunKey.of(first)
+        width = len(table_names(first, run.test_envs))
+        return [Block(run, num_domains(first), np.frombuffer(numbers).reshape(-1, width))], []
     records, faults = [], []
     for number, record in read_lines(data):
         if isinstance(record, str):

@@ -60,15 +60,15 @@ def has_experts(candidate: Candidate) -> bool:
     return bool(moe_layers(load_model(candidate.folder)))
 
 
-def best_sparse(root: Path) -> Path:
-    """The run of a sweep to look into: the best of SFMoE, or of the other algorithms with experts, or of all where none
-    has experts.
+def best_sparse(root: Path, prefer: str = "SFMoE") -> Path:
+    """The run of a sweep to look into: the best one of the algorithm ``prefer`` if that has experts, otherwise the best
+    one with experts, otherwise the best one.
 
     Raises:
         UserError: if no finished run has kept its model.
     """
     found = candidates(root)
-    ordered = sorted(found, key=lambda candidate: candidate.record["args"]["algorithm"] != "SFMoE")
+    ordered = sorted(found, key=lambda candidate: candidate.record["args"]["algorithm"] != prefer)
     for candidate in ordered:
         if has_experts(candidate):
             return candidate.folder
@@ -86,6 +86,7 @@ class Subject:
         images: at most so many of the out-split of every domain; None for all.
         layer: the mixture-of-experts layer for figures of one layer; the last by default.
         data_dir, device, cache_dir: see :func:`open_run`.
+        prefer: see :func:`best_sparse`.
     """
 
     target: Path
@@ -94,11 +95,12 @@ class Subject:
     data_dir: str | None = None
     device: str = "cpu"
     cache_dir: str | None = None
+    prefer: str = "SFMoE"
 
     @cached_property
     def folder(self) -> Path:
         """The run's folder."""
-        return self.target if self._is_run else best_sparse(self.target)
+        return self.target if self._is_run else best_sparse(self.target, self.prefer)
 
     @property
     def sweep(self) -> Path:
