@@ -13,7 +13,11 @@ JOBS     ?=
 DATASETS ?=
 ABLATION ?= sweeps/ablation_quick.toml
 THREADS  ?= 1
+PAPER    ?= $(wildcard analysis/*.py)
+WHAT     ?= all
 ARGS     ?=
+# A script's exit code where a study has nothing for its figure.
+NOT_APPLICABLE := 3
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data sweep tables figures report test test-slow lint bench docs clean
@@ -49,10 +53,15 @@ tables: $(STAMP) ## print and write the tables of a study that has run (OUT=)
 	$(BIN)/sfmoe-dg collect --input_dir '$(OUT)'
 	$(BIN)/sfmoe-dg collect --input_dir '$(OUT)' --save
 
-figures: $(STAMP) ## draw what a study's models do inside, and how they compare (OUT=, DATA=, THREADS=; ABLATION= for none)
+figures: $(STAMP) ## draw the papers' figures (PAPER=) and all analyses (WHAT=) of a study (OUT=, DATA=, THREADS=; ABLATION= for none)
 	$(if $(ABLATION),$(BIN)/sfmoe-dg sweep '$(ABLATION)' --output_dir '$(OUT)/figures/ablation' $(if $(JOBS),--jobs $(JOBS)))
-	$(if $(ABLATION),$(BIN)/sfmoe-dg analyze '$(OUT)/figures/ablation' --what ablation --output_dir '$(OUT)/figures')
-	$(BIN)/sfmoe-dg analyze '$(OUT)' --what all --output_dir '$(OUT)/figures' --threads $(THREADS) $(if $(DATA),--data_dir '$(DATA)') $(ARGS)
+	@for script in $(PAPER); do \
+	  run='$(OUT)'; case "$$script" in *ablation*) run='$(OUT)$(if $(ABLATION),/figures/ablation)';; esac; \
+	  status=0; $(BIN)/python "$$script" "$$run" --output_dir '$(OUT)/figures' --threads $(THREADS) \
+	    $(if $(DATA),--data_dir '$(DATA)') $(ARGS) || status=$$?; \
+	  test $$status -eq 0 -o $$status -eq $(NOT_APPLICABLE) || exit $$status; \
+	done
+	$(if $(WHAT),$(BIN)/sfmoe-dg analyze '$(OUT)' --what $(WHAT) --output_dir '$(OUT)/figures' --threads $(THREADS) $(if $(DATA),--data_dir '$(DATA)') $(ARGS))
 
 report: $(STAMP) ## write one page that shows a study and lets one look into its models (OUT=, DATA=)
 	$(BIN)/sfmoe-dg report --output_dir '$(OUT)' $(if $(DATA),--data_dir '$(DATA)') $(ARGS)

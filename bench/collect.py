@@ -49,7 +49,7 @@ DATASETS = {  # domains, steps between evaluations, images of a domain's smaller
     "DomainNet": (6, 1000, 9669),
 }
 STEPS, DRAWS, TRIALS = 5001, 20, 3
-ONE_PROCESS = "import sys; from sfmoe_dg.results.report import collect; sys.stdout.write(collect(sys.argv[1]).output)"
+ONE_PROCESS = "import sys; from sfmoe_dg.results.collect import collect; sys.stdout.write(collect(sys.argv[1]).output)"
 
 
 class Setting(NamedTuple):

@@ -1,3 +1,3 @@
-"""Looking inside trained models. ``subject/`` opens a run and observes its routing, ``statistics/`` and ``drawing/``
-are shared, then one folder per analysis: ``compute.py`` makes its tables (no drawing), ``figure.py`` draws them.
+"""Looking inside trained models. ``subject/`` opens a run and records its routing; ``statistics/`` and ``drawing/`` are
+shared by the analyses. Every other folder is an analysis: ``compute.py`` makes its tables, ``figure.py`` draws them.
 """

@@ -1,10 +1,10 @@
-"""The figures: every analysis is a file that computes its tables for a run and draws them, and a line here.
+"""The registry of analyses. An analysis is one folder of this package and one line here.
 
-A file's functions named ``draw_…`` take computed tables and return a figure; ``drawings`` joins computation and drawing
-for a :class:`~sfmoe_dg.analysis.subject.subject.Subject`. Nothing here imports matplotlib or torch before it is needed.
+The folder holds ``compute.py``, which makes tables, and ``figure.py``, whose functions ``draw_…`` make figures of them.
+Its function ``drawings`` yields all drawings of a :class:`~sfmoe_dg.analysis.subject.subject.Subject`. The registry
+imports an analysis, and with it matplotlib and torch, only when it is used.
 
-Another package adds an analysis through an entry point in the group ``sfmoe_dg.analyses``, whose object is a function
-like ``drawings``.
+Other packages add analyses by an entry point in the group ``sfmoe_dg.analyses`` that points to such a function.
 """
 
 from __future__ import annotations

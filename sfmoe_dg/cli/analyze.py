@@ -38,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--what", nargs="+", default=[ALL], metavar="NAME", help="analyses by name, or all (the default)"
     )
+    add_subject_arguments(parser)
+
+
+def add_subject_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that say what is looked at and where the figures go; the scripts in ``analysis/`` have them too."""
     parser.add_argument("--output_dir", help=f"where the figures go; default: RUN/{FIGURES}")
     parser.add_argument("--images", type=int, metavar="N", help="images of each domain's out-split; default: all")
     parser.add_argument("--layer", metavar="NAME", help="for figures of one layer of experts; default: the last")
@@ -51,13 +56,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from sfmoe_dg.foundation.plugins import load_plugins
-    from sfmoe_dg.runs.folder import RESULTS, RunFolder, run_folders
 
-    # The profiler, which knows how much memory an update takes, otherwise tells of itself on standard error.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    quiet_profiler()
     load_plugins(args.plugin)
     names = _names(args.what)
+    subject = subject_of(args)
+    return draw_all(subject, names, output_folder(args), skip=ALL in args.what)
+
+
+def quiet_profiler() -> None:
+    """Keep torch's profiler, which measures memory, from writing to standard error. Call this before torch's import."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
+def output_folder(args: argparse.Namespace) -> Path:
+    """Where the figures go."""
+    return Path(args.output_dir) if args.output_dir else Path(args.target) / FIGURES
+
+
+def subject_of(args: argparse.Namespace, prefer: str = "SFMoE") -> Subject:
+    """The run to look into; of a sweep, the best run of the algorithm ``prefer`` comes first.
+
+    Raises:
+        UserError: if a flag's value is not allowed, or the folder holds no records.
+    """
+    from sfmoe_dg.runs.folder import RESULTS, RunFolder, run_folders
+
     if args.images is not None and args.images < 1:
         raise UserError(f"--images is {args.images}; it must be at least 1")
     if args.threads is not None and args.threads < 1:
@@ -75,9 +100,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    subject = Subject(target, args.images, args.layer, args.data_dir, args.device, cache_folder())
-    output = Path(args.output_dir) if args.output_dir else target / FIGURES
-    return draw_all(subject, names, output, skip=ALL in args.what)
+    return Subject(target, args.images, args.layer, args.data_dir, args.device, cache_folder(), prefer)
 
 
 def _names(what: list[str]) -> list[str]:

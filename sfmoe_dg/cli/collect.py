@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from sfmoe_dg.foundation.cores import usable_cores
-    from sfmoe_dg.results.report import collect
+    from sfmoe_dg.results.collect import collect
 
     if args.save:
         for path in save_tables(Path(args.input_dir)):
@@ -55,8 +55,8 @@ def save_tables(input_dir: Path) -> list[Path]:
     """Every format of the tables, written into the folder of the runs; returns the paths."""
     from sfmoe_dg.foundation.cores import usable_cores
     from sfmoe_dg.foundation.files import write_atomic
+    from sfmoe_dg.results.collect import FORMATS
     from sfmoe_dg.results.read_many import load_runs
-    from sfmoe_dg.results.report import FORMATS
 
     loaded = load_runs(input_dir, usable_cores())
     tell(loaded.problems)

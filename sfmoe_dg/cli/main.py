@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import sys
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from sfmoe_dg.cli import (
     analyze,
@@ -106,11 +106,23 @@ def make_parser() -> ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one sub-command and return its exit code."""
+    return exit_code_of(make_parser, lambda args: int(COMMANDS[args.command].run(args)), argv)
+
+
+def exit_code_of(
+    make: Callable[[], argparse.ArgumentParser],
+    work: Callable[[argparse.Namespace], int],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse the command line, do the work and return its exit code.
+
+    An error that a user can mend is one sentence on standard error.
+    """
     flags: Container[str] = ()
     try:
-        args = make_parser().parse_args(argv)
+        args = make().parse_args(argv)
         flags = vars(args)
-        return int(COMMANDS[args.command].run(args))
+        return work(args)
     except (Owned, LeaseLost) as error:
         print(f"sfmoe-dg: {error}", file=sys.stderr)
         return 75

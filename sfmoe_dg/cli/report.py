@@ -29,11 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from sfmoe_dg.analysis.explorer.section import explorer_section
     from sfmoe_dg.cli.collect import tell
     from sfmoe_dg.cli.train import cache_folder
     from sfmoe_dg.foundation.files import write_atomic
     from sfmoe_dg.foundation.plugins import load_plugins
-    from sfmoe_dg.results.page.render import render_report
+    from sfmoe_dg.results.page.report import render_report
     from sfmoe_dg.results.read import load_records
 
     if args.images < 0:
@@ -44,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
     explored, notes = _explored(root, args, cache_folder()) if args.images else (None, ())
     tell([*loaded.problems, *notes])
     title = args.title or f"Report: {root.resolve().name}"
-    page = render_report(loaded, root, explored, title, notes)
+    sections = [] if explored is None else [explorer_section(explored)]
+    page = render_report(loaded, root, title, notes, sections)
     write_atomic(root / FILE, page)
     print(f"{root / FILE} ({len(page.encode()) / 1e6:.1f} MB)")
     return 0

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from sfmoe_dg.cli.collect import tell
-    from sfmoe_dg.results.report import top_hparams
+    from sfmoe_dg.results.collect import top_hparams
 
     report = top_hparams(args.input_dir, args.dataset, args.algorithm, args.test_env)
     tell(report.problems)

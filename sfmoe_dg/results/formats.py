@@ -19,12 +19,12 @@ Tables = Mapping[str, Sequence[Table]]
 
 
 def cell_text(cell: Cell | None, sign: str) -> str:
-    """``'82.4 +/- 1.1'`` with the sign given, or ``'X'`` where runs are missing."""
+    """``'82.4 +/- 1.1'`` with ``sign`` in the middle, or ``'X'`` where runs are missing."""
     return "X" if cell is None else f"{cell.mean:.1f} {sign} {cell.stderr:.1f}"
 
 
 def readable_text(cell: Cell | None) -> str:
-    """For formats of our own: one trial has no standard error, so none is claimed."""
+    """For the formats that DomainBed does not have: a single trial is shown without a standard error."""
     return f"{cell.mean:.1f} (1 trial)" if cell is not None and cell.n == 1 else cell_text(cell, "±")
 
 
@@ -39,7 +39,7 @@ def text_rows(table: Table, show: Callable[[Cell | None], str]) -> list[list[str
 
 
 def _padded(values: Iterable[str], table: Table, cut: bool = True) -> list[str]:
-    """Padded to the column width, and cut to it as upstream does."""
+    """Values padded to the column's width and, with ``cut``, shortened to it as upstream does."""
     width = 25 if table.is_averages else 20
     return [value.ljust(width)[: width if cut else None] for value in values]
 
@@ -97,9 +97,9 @@ def _latex_table(table: Table) -> list[str]:
 
 
 def _latex_name(name: str, table: Table) -> str:
-    """Upstream prints names as they are; tables that upstream does not have are escaped, so that they compile.
+    """The name, escaped in tables that upstream cannot print, so that they compile. Upstream escapes nothing.
 
-    For the same reason these are not cut to the column width, which may take a closing brace.
+    Such tables are not cut to the column width either, because the cut could remove a closing brace.
     """
     return re.sub(r"([_&#%$])", r"\\\1", name) if table.foreign else name
 

@@ -1,6 +1,6 @@
 """Reading the records of a folder of runs.
 
-``load_records`` gives records as they are; ``read_many.load_runs``, for tables of very many, their numbers alone.
+``load_records`` returns whole records. ``read_many.load_runs`` returns only their numbers, for tables of very many.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.files import read_json
-from sfmoe_dg.results.record_arrays import Block, Facts, blocks_of
+from sfmoe_dg.results.record_arrays import Block, RunKey, blocks_of
 from sfmoe_dg.results.record_lines import Record as Record
 from sfmoe_dg.results.record_lines import read_lines
 from sfmoe_dg.runs.folder import ABOUT, RESULTS, RunFolder, run_folders
@@ -20,10 +20,11 @@ from sfmoe_dg.runs.folder import ABOUT, RESULTS, RunFolder, run_folders
 
 @dataclass
 class LoadedRecords:
-    """The records of a folder of runs; read-only, since the records of a run share their ``args`` and ``hparams``.
+    """The records of a folder of runs. Do not change them: the records of a run share their ``args`` and ``hparams``.
 
-    ``problems`` are sentences for the user about what was left out or is doubtful; ``domains`` maps a data set to
-    the names of its domains where a run's ``run.json`` gives them.
+    Attributes:
+        problems: sentences for the user about what was left out or is doubtful.
+        domains: data set → names of its domains, for data sets of which a run's ``run.json`` gives them.
     """
 
     records: list[Record]
@@ -37,7 +38,7 @@ class LoadedRecords:
 
     @property
     def blocks(self) -> list[Block]:
-        """Their numbers, as tables need them."""
+        """The numbers of the records, as tables need them."""
         return blocks_of(self.records)
 
 
@@ -66,7 +67,7 @@ def load_records(input_dir: str | os.PathLike[str]) -> LoadedRecords:
         records = [] if data is None else _records(notes, name, data)
         if records:
             repeated = len({record["step"] for record in records}) < len(records)
-            notes.add(name, Facts.of(records[0]), repeated)
+            notes.add(name, RunKey.of(records[0]), repeated)
             loaded.records.extend(records)
     if not loaded.records:
         raise notes.no_records()
@@ -74,7 +75,7 @@ def load_records(input_dir: str | os.PathLike[str]) -> LoadedRecords:
 
 
 def run_names(root: Path) -> list[str]:
-    """What lies in a folder of runs, in order.
+    """The names of everything in a folder of runs, sorted.
 
     Raises:
         UserError: if there is no such folder.
@@ -112,13 +113,13 @@ def read_results(folder: str | os.PathLike[str]) -> bytes | None:
 
 
 class Notes:
-    """What is told of a folder of runs besides its records: see ``LoadedRecords``."""
+    """Collects ``problems`` and ``domains`` of ``LoadedRecords`` while a folder of runs is read."""
 
     def __init__(self, root: Path) -> None:
         self.problems: list[str] = []
         self.domains: dict[str, tuple[str, ...]] = {}
         self._root = root
-        self._folder_of_run: dict[Facts, str] = {}
+        self._folder_of_run: dict[RunKey, str] = {}
 
     def unreadable(self, name: str, error: OSError) -> None:
         self.problems.append(f"{self._results(name)} cannot be read ({error.strerror}); its run is left out")
@@ -126,8 +127,8 @@ class Notes:
     def left_out(self, name: str, fault: str) -> None:
         self.problems.append(f"{self._results(name)}, {fault}; it is left out")
 
-    def add(self, name: str, first: Facts, repeated: bool) -> None:
-        """A run with records, the first of which is of ``first``; ``repeated``: two of them are of the same step."""
+    def add(self, name: str, first: RunKey, repeated: bool) -> None:
+        """Take note of a run. ``first``: the key of its first record; ``repeated``: two records have the same step."""
         self._note_repeats(name, first, repeated)
         if first.dataset not in self.domains:
             self._note_domains(os.path.join(self._root, name, ABOUT), first.dataset)
@@ -141,8 +142,8 @@ class Notes:
     def _results(self, name: str) -> Path:
         return self._root / name / RESULTS
 
-    def _note_repeats(self, name: str, run: Facts, repeated: bool) -> None:
-        """Report a run that was started twice, in one folder or in two: selection pools both, as DomainBed does."""
+    def _note_repeats(self, name: str, run: RunKey, repeated: bool) -> None:
+        """Report a run that was trained twice, in one folder or in two. Selection pools both, as DomainBed does."""
         if repeated:
             self.problems.append(
                 f"{self._results(name)} holds some steps more than once: the run was started again in the same folder"
@@ -204,7 +205,7 @@ def _records(notes: Notes, name: str, data: bytes) -> list[Record]:
 
 
 def _compact(record: Record, previous: Record) -> Record:
-    """The same record, sharing what repeats from line to line: a fifth of the memory."""
+    """The record with ``args`` and ``hparams`` of the previous one where they are equal: a fifth of the memory."""
     for name in ("args", "hparams"):
         if name in record and record[name] == previous.get(name):
             record[name] = previous[name]

@@ -1,6 +1,6 @@
-"""The numbers of all records of a folder of runs, as tables need them: for sweeps of millions of records.
+"""Reads the numbers of all records of a folder of runs, as tables need them; for sweeps of millions of records.
 
-Several processes may read; what they find is put together in the order of the folders' names.
+Several processes may read at once. The result is in the order of the folders' names.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from sfmoe_dg.results.read import Notes, read_results, run_names
 from sfmoe_dg.results.record_arrays import Block, read_blocks
 
 FOLDERS_OF_A_PROCESS = 5000
-"""Another process for so many folders: reading fewer takes about as long as starting one on a busy machine."""
+"""One more process per this many folders: to read fewer takes about as long as to start a process on a busy machine."""
 
 _BATCH = 128
 
 
 @dataclass
 class LoadedRuns:
-    """``LoadedRecords`` (where ``problems`` and ``domains`` are explained) with the numbers of the records alone."""
+    """As ``LoadedRecords``, with the numbers of the records in place of the records."""
 
     blocks: list[Block]
     problems: list[str]
@@ -39,7 +39,10 @@ class LoadedRuns:
 
 
 class RunFile(NamedTuple):
-    """What a run's results file holds; see ``columns.read_blocks``. ``error``: that it cannot be read."""
+    """The content of one run's results file (``record_arrays.read_blocks``).
+
+    ``repeated``: two records have the same step. ``error``: why the file cannot be read, or None.
+    """
 
     name: str
     blocks: list[Block]
@@ -52,8 +55,8 @@ def load_runs(input_dir: str | os.PathLike[str], processes: int = 1) -> LoadedRu
     """The numbers of the records that ``load_records`` gives, in the same order, with the same problems and domains.
 
     Args:
-        processes: read in up to so many, where the folder is large enough for it to be worth while. More than one
-            need a program that may be imported without doing anything (``if __name__ == "__main__":``).
+        processes: at most so many read at once; small folders are read by one. With more than one, the calling
+            program must be importable without side effects (``if __name__ == "__main__":``).
 
     Raises:
         UserError: if the folder does not exist or no record can be read in it.
@@ -67,7 +70,7 @@ def load_runs(input_dir: str | os.PathLike[str], processes: int = 1) -> LoadedRu
         for fault in run.faults:
             notes.left_out(run.name, fault)
         if run.blocks:
-            notes.add(run.name, run.blocks[0].facts, run.repeated)
+            notes.add(run.name, run.blocks[0].run, run.repeated)
             blocks += run.blocks
     if not blocks:
         raise notes.no_records()
@@ -82,8 +85,8 @@ def _read(root: Path, names: Sequence[str], processes: int) -> Iterator[RunFile]
     batches = [names[start : start + _BATCH] for start in range(0, len(names), _BATCH)]
     with ProcessPoolExecutor(processes, get_context("spawn"), _leave_interrupts_to_parent) as pool:
         try:
-            for found in pool.map(partial(_read_batch, str(root)), batches):
-                yield from found
+            for run_files in pool.map(partial(_read_batch, str(root)), batches):
+                yield from run_files
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -98,7 +101,7 @@ def _read_batch(root: str, names: Iterable[str]) -> list[RunFile]:
 
 
 def read_files(root: str, names: Iterable[str]) -> Iterator[RunFile]:
-    """The results files of some runs; what has none is left out."""
+    """The results files of some runs; folders without one are left out."""
     for name in names:
         try:
             data = read_results(os.path.join(root, name))

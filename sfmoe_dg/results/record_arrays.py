@@ -1,6 +1,6 @@
-"""The numbers of records that selection and tables need, as arrays: a tenth of the memory of the records themselves.
+"""The numbers that selection and tables need, as arrays; they take a tenth of the memory of the records.
 
-R records of one run, T held-out domains, D domains.
+Legend: R records of one run, T held-out domains, D domains.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from sfmoe_dg.results.record_lines import (
 Floats = NDArray[np.float64]
 
 
-class Facts(NamedTuple):
-    """Which run a record is of, as far as tables tell runs apart."""
+class RunKey(NamedTuple):
+    """What identifies a run in tables. ``label`` is the data set with its options, as tables name it."""
 
     dataset: str
     options: str
@@ -39,7 +39,7 @@ class Facts(NamedTuple):
     trial_seed: int
 
     @classmethod
-    def of(cls, record: Record) -> Facts:
+    def of(cls, record: Record) -> RunKey:
         args = record["args"]
         return cls(
             args["dataset"],
@@ -54,12 +54,12 @@ class Facts(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Records of one run that follow one another.
+    """Consecutive records of one run.
 
-    ``values`` has a column for each of ``table_names``: [R, 1 + T], and with one held-out domain [R, 3 + D].
+    ``values`` has one column per name of ``table_names``: [R, 1 + T], and with one held-out domain [R, 3 + D].
     """
 
-    facts: Facts
+    run: RunKey
     num_domains: int
     values: Floats
 
@@ -68,39 +68,39 @@ class Block:
         return self.values[:, 0]
 
     def held_out_in(self, env: int) -> Floats:
-        """``env{i}_in_acc`` of a domain that the run holds out, [R]."""
-        return self.values[:, 1 + self.facts.test_envs.index(env)]
+        """``env{i}_in_acc`` of a held-out domain, [R]."""
+        return self.values[:, 1 + self.run.test_envs.index(env)]
 
     @property
     def held_out_out(self) -> Floats:
-        """``env{i}_out_acc`` of the domain that the run holds out alone, [R]."""
+        """``env{i}_out_acc`` of the only held-out domain, [R]."""
         assert self.alone
         return self.values[:, 2]
 
     @property
     def out(self) -> Floats:
-        """``env{i}_out_acc`` of all domains, where one is held out alone, [R, D]."""
+        """``env{i}_out_acc`` of all domains, for a run that holds out exactly one, [R, D]."""
         assert self.alone
         return self.values[:, 3:]
 
-    @cached_property  # asked for several times for every block and way of selection
+    @cached_property  # every selection method asks several times
     def alone(self) -> bool:
-        """Whether one domain alone is held out."""
-        return len(self.facts.test_envs) == 1
+        """Whether the run holds out exactly one domain."""
+        return len(self.run.test_envs) == 1
 
 
 def blocks_of(records: Iterable[Record]) -> list[Block]:
-    """Records, each of which ``read_lines`` would accept, in blocks of those that follow one another."""
-    described = ((Facts.of(record), num_domains(record), record) for record in records)
+    """Records in blocks: consecutive records of one run make one block. ``read_lines`` must accept every record."""
+    described = ((RunKey.of(record), num_domains(record), record) for record in records)
     blocks = []
-    for (facts, domains), group in groupby(described, key=lambda entry: entry[:2]):
-        rows = [[float(record[name]) for name in table_names(record, facts.test_envs)] for _, _, record in group]
-        blocks.append(Block(facts, domains, np.array(rows, dtype=np.float64)))
+    for (run, domains), group in groupby(described, key=lambda entry: entry[:2]):
+        rows = [[float(record[name]) for name in table_names(record, run.test_envs)] for _, _, record in group]
+        blocks.append(Block(run, domains, np.array(rows, dtype=np.float64)))
     return blocks
 
 
 def as_blocks(entries: Sequence[Record] | Sequence[Block]) -> list[Block]:
-    """Blocks as they are; records in blocks."""
+    """Blocks unchanged, or records converted to blocks."""
     if entries and isinstance(entries[0], Block):
         return list(cast("Sequence[Block]", entries))
     return blocks_of(cast("Sequence[Record]", entries))
@@ -110,14 +110,14 @@ def read_blocks(data: bytes) -> tuple[list[Block], list[str]]:
     """The records of one results.jsonl, and what is wrong with its lines (``line 3 is not valid JSON``)."""
     alike = numbers_of_alike(data)
     if alike is not None:
-        record, numbers = alike
-        facts = Facts.of(record)
-        width = len(table_names(record, facts.test_envs))
-        return [Block(facts, num_domains(record), np.frombuffer(numbers).reshape(-1, width))], []
+        first, numbers = alike
+        run = RunKey.of(first)
+        width = len(table_names(first, run.test_envs))
+        return [Block(run, num_domains(first), np.frombuffer(numbers).reshape(-1, width))], []
     records, faults = [], []
-    for number, found in read_lines(data):
-        if isinstance(found, str):
-            faults.append(f"line {number} {found}")
+    for number, record in read_lines(data):
+        if isinstance(record, str):
+            faults.append(f"line {number} {record}")
         else:
-            records.append(found)
+            records.append(record)
     return blocks_of(records), faults

@@ -1,4 +1,4 @@
-"""The lines of a results.jsonl: what makes one a record, what is wrong with it otherwise, and a quick way for many.
+"""Reads the lines of a results.jsonl: checks that each is a record, and reads long files of like lines quickly.
 
 A record is the JSON object that DomainBed's train script writes at every checkpoint: ``step``, ``env{i}_in_acc``,
 ``env{i}_out_acc``, ``hparams`` and ``args``. Ours may carry one more key, ``options``, where a run deviates from
@@ -22,11 +22,12 @@ Record = dict[str, Any]
 NEEDED_ARGS = {"algorithm": str, "dataset": str, "hparams_seed": int, "test_envs": list, "trial_seed": int}
 
 _TOO_LARGE = 1000
-"""Bits of a whole number beyond which it is none for us: floating point ends at 1024."""
+"""A whole number of more bits is not accepted as a number: the largest float has 1024 bits."""
 
 
 def read_lines(data: bytes) -> Iterator[tuple[int, Record | str]]:
-    """The number, from 1, and the record of every line of a file, or a sentence's end about what is wrong with it."""
+    """For every line of a file its number (from 1) and its record; a string instead says what is wrong with the line,
+    as the end of a sentence (``"is not valid JSON"``)."""
     lines = split_lines(data)
     for number, line in enumerate(lines, 1):
         try:
@@ -39,7 +40,7 @@ def read_lines(data: bytes) -> Iterator[tuple[int, Record | str]]:
 
 
 def split_lines(data: bytes) -> list[bytes]:
-    """The lines without their ends; the last one may lack its end."""
+    """The lines without their line ends; the last line may lack its end."""
     lines = data.split(b"\n")
     if lines[-1] == b"":
         lines.pop()
@@ -47,7 +48,7 @@ def split_lines(data: bytes) -> list[bytes]:
 
 
 def _fault(record: Any) -> str | None:
-    """What keeps a parsed line from being a record, or None."""
+    """Why a parsed line is not a record; None if it is one."""
     args = record.get("args") if isinstance(record, dict) else None
     if not isinstance(args, dict):
         return "has no 'args'"
@@ -72,14 +73,14 @@ def _is_number(value: Any) -> bool:
 
 
 def accuracy_names(record: Mapping[str, Any], test_envs: Sequence[int]) -> list[str]:
-    """The accuracies that a record must have: both of every held-out domain, and ``env{i}_out_acc`` of all."""
+    """The accuracies that a record must have: "in" and "out" of every held-out domain, "out" of all domains."""
     names = [f"env{env}_{split}_acc" for env in test_envs for split in ("in", "out")]
     return names + [f"env{env}_out_acc" for env in range(num_domains(record))]
 
 
 def table_names(record: Mapping[str, Any], test_envs: Sequence[int]) -> list[str]:
-    """What tables are made of: ``step``, ``env{i}_in_acc`` of every held-out domain, and where that is one alone, its
-    ``env{i}_out_acc`` and then those of all."""
+    """The entries of a record that tables use: ``step`` and ``env{i}_in_acc`` of every held-out domain; if there is
+    exactly one, also its ``env{i}_out_acc``, then that of all domains."""
     names = ["step", *(f"env{env}_in_acc" for env in test_envs)]
     if len(test_envs) == 1:
         names += [f"env{env}_out_acc" for env in (test_envs[0], *range(num_domains(record)))]
@@ -95,7 +96,7 @@ def num_domains(record: Mapping[str, Any]) -> int:
 
 
 def options_label(record: Record) -> str:
-    """``''``, or ``'[name=value, …]'`` for a run that deviates from DomainBed's behaviour."""
+    """``'[name=value, …]'`` for a run with options that deviate from DomainBed's behaviour; ``''`` for others."""
     options = record.get("options")
     if not options:
         return ""
@@ -104,22 +105,22 @@ def options_label(record: Record) -> str:
 
 
 def dataset_label(record: Record) -> str:
-    """The data set's name in tables: with the options, so that runs that differ in them are never averaged."""
+    """The data set's name in tables, with the options, so that runs with different options are never averaged."""
     options = options_label(record)
     return f"{record['args']['dataset']} {options}" if options else str(record["args"]["dataset"])
 
 
 # ------------------------------------------------------------------------------------------------ lines that are alike
 
-_NUMBER_TYPES = (int, float)  # and not bool, whose words are no numbers
+_NUMBER_TYPES = (int, float)  # bool is left out: JSON writes it as true and false
 
 
 def numbers_of_alike(data: bytes) -> tuple[Record, array[float]] | None:
     """The first record, and the ``table_names`` numbers of all lines, one line after the other.
 
-    None unless every line is a record with the first one's keys that differs from it in finite numbers alone: then
-    ``read_lines`` has to look. Where this answers, it gives what ``read_lines`` would, to the last bit, in a fraction
-    of its time: what is no number is not taken apart but compared as bytes.
+    Returns None unless all lines are records with the same keys that differ only in finite numbers; such a file is for
+    ``read_lines``. Otherwise the numbers equal those of ``read_lines`` to the last bit, in a fraction of its time,
+    because values that are not numbers are compared as bytes and never parsed.
     """
     lines = split_lines(data)
     try:
@@ -128,17 +129,18 @@ def numbers_of_alike(data: bytes) -> tuple[Record, array[float]] | None:
             return None
         numbers = tuple([type(value) in _NUMBER_TYPES for value in record.values()])
         reader = _line_reader(tuple(record), numbers, tuple(record["args"]["test_envs"]))
-        found = list(map(reader.decode, lines))
+        decoded = list(map(reader.decode, lines))
     except (ValueError, RecursionError, IndexError):  # msgspec's errors are ValueErrors
         return None
-    first = reader.constants(found[0])
-    if not all(map(eq, map(reader.constants, found), repeat(first))):
+    first = reader.constants(decoded[0])
+    if not all(map(eq, map(reader.constants, decoded), repeat(first))):
         return None
-    return record, array("d", chain.from_iterable(map(reader.needed, found)))
+    return record, array("d", chain.from_iterable(map(reader.needed, decoded)))
 
 
 class _LineReader(NamedTuple):
-    """``decode`` takes a line apart, ``constants`` picks what must be the same in all, ``needed`` what tables need."""
+    """``decode`` parses a line; of the result, ``constants`` gives the values that must be equal in all lines and
+    ``needed`` those that tables use."""
 
     decode: Callable[[bytes], Any]
     constants: attrgetter[Any]
@@ -147,10 +149,10 @@ class _LineReader(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def _line_reader(names: tuple[str, ...], numbers: tuple[bool, ...], test_envs: tuple[int, ...]) -> _LineReader:
-    """How records with these keys, some of whose values are numbers, are read.
+    """A reader of records with these keys; ``numbers`` says of each key whether its value is a number.
 
     Raises:
-        ValueError: if a key is one that msgspec cannot take.
+        ValueError: if msgspec does not accept a key.
     """
     fields = {name: f"field{place}" for place, name in enumerate(names)}
     kinds = dict(zip(names, (float if number else msgspec.Raw for number in numbers), strict=True))
@@ -158,7 +160,7 @@ def _line_reader(names: tuple[str, ...], numbers: tuple[bool, ...], test_envs: t
         "Line",
         [(field, kinds[name], msgspec.field(name=name)) for name, field in fields.items()],
         forbid_unknown_fields=True,
-        gc=False,  # a third of the time; nothing in a line refers to it
+        gc=False,  # three times as fast; a line holds no reference to itself
     )
     constants = [fields[name] for name, kind in kinds.items() if kind is msgspec.Raw]
     needed = [fields[name] for name in table_names(dict.fromkeys(names), test_envs)]

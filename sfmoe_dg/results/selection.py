@@ -1,4 +1,4 @@
-"""DomainBed's three ways to choose a run and a step without looking at what is reported.
+"""DomainBed's three methods of model selection: which hyper-parameters and which step a table reports.
 
 Source: DomainBed, ``model_selection``; results equal its own to the last bit.
 """
@@ -13,12 +13,12 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from sfmoe_dg.results.record_arrays import Block, Facts, Floats, as_blocks
+from sfmoe_dg.results.record_arrays import Block, Floats, RunKey, as_blocks
 from sfmoe_dg.results.record_lines import Record
 
 
 class GroupKey(NamedTuple):
-    """What one number of a sweep stands for; the best hparams_seed of a group is chosen."""
+    """The runs that one accuracy of a table is chosen from: they differ in hparams_seed, and the best one is chosen."""
 
     trial_seed: int
     dataset: str
@@ -27,7 +27,7 @@ class GroupKey(NamedTuple):
 
 
 Records = Sequence[Record] | Sequence[Block]
-"""Records as they are, or their numbers in blocks: both are chosen from alike."""
+"""Records, or their numbers in blocks; selection gives the same result for both."""
 
 Group = Mapping[int, Records]
 """The records of a group by hparams_seed, in the order they were read."""
@@ -62,20 +62,20 @@ def group_records(records: Iterable[Record]) -> dict[GroupKey, dict[int, list[Re
 
     Source: DomainBed, ``lib.reporting.get_grouped_records``, whose order is that of the disk.
     """
-    return _grouped((Facts.of(record), record) for record in records)
+    return _grouped((RunKey.of(record), record) for record in records)
 
 
 def group_blocks(blocks: Iterable[Block]) -> dict[GroupKey, dict[int, list[Block]]]:
-    """The same of blocks."""
-    return _grouped((block.facts, block) for block in blocks)
+    """As :func:`group_records`, for blocks."""
+    return _grouped((block.run, block) for block in blocks)
 
 
-def _grouped(entries: Iterable[tuple[Facts, Entry]]) -> dict[GroupKey, dict[int, list[Entry]]]:
+def _grouped(entries: Iterable[tuple[RunKey, Entry]]) -> dict[GroupKey, dict[int, list[Entry]]]:
     groups: dict[GroupKey, dict[int, list[Entry]]] = defaultdict(lambda: defaultdict(list))
-    for facts, entry in entries:
-        for test_env in facts.test_envs:
-            key = GroupKey(facts.trial_seed, facts.label, facts.algorithm, test_env)
-            groups[key][facts.hparams_seed].append(entry)
+    for run, entry in entries:
+        for test_env in run.test_envs:
+            key = GroupKey(run.trial_seed, run.label, run.algorithm, test_env)
+            groups[key][run.hparams_seed].append(entry)
     return {key: dict(sorted(groups[key].items())) for key in sorted(groups)}
 
 
@@ -86,13 +86,13 @@ def rank(group: Group, test_env: int, method: SelectionMethod) -> list[Ranked]:
 
     Source: DomainBed, ``SelectionMethod.hparams_accs``: a stable ascending sort, read backwards.
     """
-    found = []
+    ascending = []
     for hparams_seed in sorted(group):
         choice = method.choose(group[hparams_seed], test_env)
         if choice is not None:
-            found.append(Ranked(choice, hparams_seed))
-    found.sort(key=lambda ranked: -np.inf if np.isnan(ranked.choice.val_acc) else ranked.choice.val_acc)
-    return found[::-1]
+            ascending.append(Ranked(choice, hparams_seed))
+    ascending.sort(key=lambda ranked: -np.inf if np.isnan(ranked.choice.val_acc) else ranked.choice.val_acc)
+    return ascending[::-1]
 
 
 def select(groups: Mapping[GroupKey, Group], method: SelectionMethod) -> dict[GroupKey, Choice]:
@@ -102,12 +102,13 @@ def select(groups: Mapping[GroupKey, Group], method: SelectionMethod) -> dict[Gr
 
 
 def _best(val_accs: Floats, test_accs: Floats, steps: Floats) -> Choice:
-    """The first of the highest: the earliest step. A leading NaN stays, since nothing compares above it."""
+    """The step with the highest validation accuracy, the first of equals. If the first is NaN it is chosen, because no
+    comparison with NaN is true."""
     return _choice(_first_highest(val_accs), val_accs, test_accs, steps)
 
 
 def _first_highest(values: Floats) -> int:
-    first = int(values.argmax())  # of NaNs, if there are any
+    first = int(values.argmax())  # the first NaN, if there is one
     if first == 0 or not np.isnan(values[first]):
         return first
     return 0 if np.isnan(values[0]) else int(np.nanargmax(values))
@@ -118,7 +119,7 @@ def _choice(place: int, val_accs: Floats, test_accs: Floats, steps: Floats) -> C
 
 
 def _row_sums(values: Floats) -> Floats:
-    """[R, N] to [R]; each row is added as NumPy adds it alone, which takes rows that lie in one piece."""
+    """[R, N] to [R]. Rows are made contiguous: NumPy then adds each as it would add the row alone, bit for bit."""
     return np.add.reduce(np.ascontiguousarray(values), axis=1)
 
 
@@ -166,29 +167,29 @@ def leave_one_domain_out(records: Records, test_env: int) -> Choice | None:
     by_step: dict[float, list[Block]] = defaultdict(list)
     for block in blocks:
         for step, row in zip(block.steps.tolist(), block.values, strict=True):
-            by_step[step].append(Block(block.facts, block.num_domains, row[None]))
-    found = [choice for step in sorted(by_step) if (choice := _left_out(by_step[step], test_env)) is not None]
-    return max(found, key=lambda choice: choice.val_acc, default=None)
+            by_step[step].append(Block(block.run, block.num_domains, row[None]))
+    choices = [choice for step in sorted(by_step) if (choice := _left_out(by_step[step], test_env)) is not None]
+    return max(choices, key=lambda choice: choice.val_acc, default=None)
 
 
 def _side_by_side(blocks: Sequence[Block]) -> bool:
-    """Whether all blocks have the same steps, in order and each once, so that a column is a run."""
+    """Whether all blocks have the same steps, ascending and each once, so that rows of different runs match."""
     first = blocks[0]
-    steps = first.steps.tolist()  # quicker than arrays, of which comparing costs more than the few numbers in them
+    steps = first.steps.tolist()  # comparing short lists is quicker than comparing short arrays
     return all(a < b for a, b in pairwise(steps)) and all(
         block.num_domains == first.num_domains and block.steps.tolist() == steps for block in blocks[1:]
     )
 
 
 def _left_out(blocks: Sequence[Block], test_env: int) -> Choice | None:
-    """The best of the steps that all blocks have, each once."""
+    """The best step of blocks that all have the same steps; None if a run is missing or comes twice."""
     alone = [block for block in blocks if block.alone]
     if len(alone) != 1:
         return None
     accs: dict[int, Floats] = {}
     for block in blocks:
-        held_out = set(block.facts.test_envs)
-        if len(block.facts.test_envs) == 2 and len(held_out) == 2:
+        held_out = set(block.run.test_envs)
+        if len(block.run.test_envs) == 2 and len(held_out) == 2:
             (val_env,) = held_out - {test_env}
             accs[val_env] = block.held_out_in(val_env)
     others = [env for env in range(blocks[0].num_domains) if env != test_env]
@@ -199,7 +200,7 @@ def _left_out(blocks: Sequence[Block], test_env: int) -> Choice | None:
 
 
 def oracle(records: Records, test_env: int) -> Choice | None:
-    """The last step, valued by ``env{test}_out_acc``: no early stopping, but it looks at the test domain.
+    """The last step, with ``env{test}_out_acc`` as validation accuracy: no early stopping, but it uses the test domain.
 
     Reports ``env{test}_in_acc``. None if there is no run with this test domain alone.
 
@@ -210,7 +211,7 @@ def oracle(records: Records, test_env: int) -> Choice | None:
         return None
     test_accs, steps = _test_accs_and_steps(alone, test_env)
     val_accs = _joined([block.held_out_out for block in alone])
-    # Backwards, so that of two records of one step the one read last counts, as upstream's sort leaves it.
+    # From the end, so that of two records of one step the one read last counts, as in upstream's sort.
     last = len(steps) - 1 - _first_highest(steps[::-1])
     return _choice(last, val_accs, test_accs, steps)
 

@@ -1,6 +1,6 @@
 """From records to tables: the numbers of DomainBed's ``collect_results``, before anything is formatted.
 
-Accuracies are percentages. ``render`` and ``page`` give them a form.
+Accuracies are percentages. ``formats`` and ``page`` write the tables as text, LaTeX, Markdown, CSV and HTML.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from sfmoe_dg.data.catalog import CATALOG, DatasetFacts
 from sfmoe_dg.results.read import LoadedRecords
 from sfmoe_dg.results.read_many import LoadedRuns
-from sfmoe_dg.results.record_arrays import Block, Facts
+from sfmoe_dg.results.record_arrays import Block, RunKey
 from sfmoe_dg.results.selection import SELECTION_METHODS, Choice, Group, GroupKey, SelectionMethod, group_blocks, select
 
 # fmt: off
@@ -59,15 +59,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """One table of one selection method: ``name`` is the data set's label, or starts with 'Averages'.
+    """One table of one selection method.
 
-    ``foreign`` marks a table that DomainBed could not print: an unknown data set or runs with options.
+    Attributes:
+        name: the data set's label (``dataset_label``), or "Averages" with the options.
+        method: name of the selection method.
+        options: of the runs (``options_label``); ``''`` for runs that behave as DomainBed's.
+        foreign: DomainBed could not print this table: it does not know the data set, or the runs have options.
     """
 
     name: str
     method: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
+    options: str = ""
     is_averages: bool = False
     foreign: bool = False
 
@@ -79,7 +84,7 @@ class Table:
 def catalog_labels() -> dict[str, tuple[str, ...]]:
     """The column titles of the catalog's own data sets, in its order.
 
-    Not of those that installed packages offer: the same records give the same tables wherever they are read.
+    Data sets of other packages are left out, so that the same records give the same tables on every machine.
     """
     known = CATALOG.registered.items()
     return {name: facts.labels for name, facts in known if isinstance(facts, DatasetFacts) and facts.labels}
@@ -87,7 +92,7 @@ def catalog_labels() -> dict[str, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class _Variant:
-    """The data sets and algorithms of all runs that share their options; averaged among themselves only."""
+    """The data sets and algorithms of the runs with the same options; averages never mix options."""
 
     options: str
     datasets: dict[str, str]  # label -> name
@@ -107,11 +112,11 @@ def build_tables(loaded: LoadedRecords | LoadedRuns, labels: Labels | None = Non
     blocks = loaded.blocks
     groups = group_blocks(blocks)
     columns = _columns(groups, loaded.domains, labels)
-    variants = _variants({block.facts for block in blocks}, labels)
+    variants = _variants({block.run for block in blocks}, labels)
     return {method.name: _method_tables(method, groups, variants, columns, labels) for method in SELECTION_METHODS}
 
 
-def _variants(runs: Iterable[Facts], labels: Labels) -> list[_Variant]:
+def _variants(runs: Iterable[RunKey], labels: Labels) -> list[_Variant]:
     datasets: dict[str, dict[str, str]] = defaultdict(dict)
     algorithms: dict[str, set[str]] = defaultdict(set)
     for run in runs:
@@ -136,7 +141,7 @@ def _columns(
     columns: dict[str, tuple[str, ...]] = {}
     for key, group in groups.items():
         block = next(iter(group.values()))[0]
-        name = block.facts.dataset
+        name = block.run.dataset
         if labels.get(name):
             columns[key.dataset] = tuple(labels[name])
             continue
@@ -162,14 +167,15 @@ def _method_tables(
                 Row(algorithm, _domain_cells(scores[label, algorithm], len(columns[label])))
                 for algorithm in variant.algorithms
             )
-            tables.append(Table(label, method.name, columns[label], rows, foreign=foreign[label]))
+            tables.append(Table(label, method.name, columns[label], rows, variant.options, foreign=foreign[label]))
         averages = tuple(
             Row(algorithm, tuple(_average_cell(scores[label, algorithm]) for label in variant.datasets))
             for algorithm in variant.algorithms
         )
         name = f"Averages {variant.options}".strip()
         names = tuple(variant.datasets.values())
-        tables.append(Table(name, method.name, names, averages, is_averages=True, foreign=any(foreign.values())))
+        any_foreign = any(foreign.values())
+        tables.append(Table(name, method.name, names, averages, variant.options, is_averages=True, foreign=any_foreign))
     return tables
 
 
@@ -191,7 +197,7 @@ def _domain_cells(scores: Scores, num_columns: int) -> tuple[Cell | None, ...]:
 
 
 def _average_cell(scores: Scores) -> Cell | None:
-    """Over trials, of each trial's mean over the domains it has."""
+    """Mean and standard error over trials of each trial's mean over the domains that it has."""
     return _cell([float(np.mean(list(trial.values()))) for trial in scores.values()])
 
 

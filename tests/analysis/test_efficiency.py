@@ -13,6 +13,7 @@ from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
 from sfmoe_dg.analysis.efficiency import compute as efficiency
 from sfmoe_dg.analysis.efficiency.compute import (
     accuracy_against_cost,
+    default_methods,
     efficiency_table,
     measure_cost,
     pareto_front,
@@ -24,8 +25,6 @@ from sfmoe_dg.analysis.efficiency.compute import (
 )
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.models.macs import count_macs
-
-TINY = {"dataset": "StyledDigits", "input_shape": (3, 32, 32), "num_classes": 5, "batch_size": 2, "steps": 2}
 
 
 def algorithm(name="ERM", backbone="sf_moe_tiny_32"):
@@ -92,7 +91,8 @@ def test_minibatches_are_the_same_at_every_call():
 
 def test_a_row_for_every_pair_and_a_reason_for_the_impossible():
     pairs = [("ERM", "resnet18"), ("CORAL", "sf_moe_tiny_32"), ("ERM", "v_moe_tiny_32"), ("ERM", "wide_net_tiny_32")]
-    table = efficiency_table([*pairs, ("ERM", "vit_small"), ("MLDG", "vit_tiny_32")], num_domains=1, warmup=0, **TINY)
+    methods = default_methods([*pairs, ("ERM", "vit_small"), ("MLDG", "vit_tiny_32")], "StyledDigits")
+    table = efficiency_table(methods, random_minibatches((3, 32, 32), 5, 1, 2), 5, steps=2, warmup=0)
     assert list(zip(table["algorithm"], table["backbone"], strict=True))[:4] == pairs
     assert (table["images"] == 2).all()
     good, bad = table[:4], table[4:]

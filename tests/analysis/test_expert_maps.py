@@ -65,7 +65,7 @@ def test_the_same_object_is_found_in_every_domain():
     assert one.rows.tolist() == [[0, 2]]
     with pytest.raises(UserError, match="no object is shown in all"):
         shared_objects(observed(identity=np.array([1, 2, 3, 4])))
-    with pytest.raises(UserError, match="does not tell"):
+    with pytest.raises(UserError, match="has no identities"):
         shared_objects(observed(identity=np.array([7, 9, -1, 9])))
 
 

@@ -24,6 +24,7 @@ from sfmoe_dg.cli.main import main
 from sfmoe_dg.foundation.errors import UserError
 
 EXPERTS = pd.RangeIndex(3, name="expert")
+ROOT = Path(__file__).parents[2]
 
 
 def texts_of(figure):
@@ -81,16 +82,16 @@ def test_a_caption_is_one_line(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_every_analysis_is_registered_and_has_a_script():
-    root = Path(__file__).parents[2]
-    shared = {"__init__", "saving", "style", "subject"}
-    files = {path.stem for path in (root / "sfmoe_dg/analysis/figures").glob("*.py")} - shared
-    assert files == {name.replace("-", "_") for name in ANALYSES}
-    scripts = root / "analysis"
-    assert {path.stem for path in scripts.glob("*.py")} == files
-    for name in ANALYSES:
-        assert f'"--what", "{name}"' in (scripts / f"{name.replace('-', '_')}.py").read_text()
-        assert callable(ANALYSES.load(name))
+def test_an_analysis_is_one_folder_and_one_line_of_the_registry(capsys):
+    folders = {path.parent.name for path in (ROOT / "sfmoe_dg/analysis").glob("*/figure.py")}
+    assert folders == {name.replace("-", "_") for name in ANALYSES.registered}
+    for name in ANALYSES.registered:
+        drawings = ANALYSES.load(name)
+        assert drawings.__module__ == f"sfmoe_dg.analysis.{name.replace('-', '_')}.figure"
+        assert drawings.__name__ == "drawings"
+    assert main(["list", "analyses"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in ANALYSES.registered)
 
 
 def test_colours_of_neighbours_differ_for_every_kind_of_colour_vision():

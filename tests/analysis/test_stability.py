@@ -160,7 +160,7 @@ def test_shared_patches_by_hand():
 
 def test_runs_without_common_ground():
     first = units_of(digits(5, (1, 1)), LAYER)
-    with pytest.raises(UserError, match="other attributes"):
+    with pytest.raises(UserError, match="different attributes"):
         match_by_profiles(first, replace(first, attribute_names=tuple("vwxyz")))
     with pytest.raises(UserError, match="fewer than 3 attributes vary"):
         match_by_profiles(first, replace(first, attributes=np.zeros_like(first.attributes)))

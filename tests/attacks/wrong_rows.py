@@ -355,8 +355,8 @@ TABLES = [
         records(),
         folder("results/results.txt"),
     ),
-    row(f"{TOP} --dataset PACS --test_env 0", "--dataset PACS", "they hold: Debug28", records()),
-    row(f"{TOP} --dataset Debug28 --test_env 5", "--test_env 5", "they hold: 0", records()),
+    row(f"{TOP} --dataset PACS --test_env 0", "dataset PACS is not", "they hold: Debug28", records()),
+    row(f"{TOP} --dataset Debug28 --test_env 5", "test_env 5 is not", "they hold: 0", records()),
     row("report --output_dir results", "results does not exist", "give the folder that holds"),
     row("report --output_dir results --images -1", "--images is -1", "at least 0", records()),
 ]

@@ -226,7 +226,7 @@ def test_an_unwritable_output_folder_is_one_sentence(tmp_path, capsys):
 
 def test_planning_and_tables_need_no_torch(tmp_path):
     code = (
-        "import sys; import sfmoe_dg.cli.main, sfmoe_dg.sweeps.plan, sfmoe_dg.results.report; "
+        "import sys; import sfmoe_dg.cli.main, sfmoe_dg.sweeps.plan, sfmoe_dg.results.collect; "
         "import sfmoe_dg.algorithms.registry; "
         "from sfmoe_dg.cli.main import main; main(['status', '--output_dir', '/nowhere']); "
         "sys.exit(any(name in sys.modules for name in ('torch', 'torchvision', 'timm', 'wilds')))"

@@ -84,7 +84,10 @@ SHORTENINGS = (
     Shortening(r"--algorithms SFMoE ERM MIRO", "--algorithms SFMoE"),
     # Output of one shell is no command of another.
     Shortening(r'^eval (?="\$\(sfmoe-dg completion zsh\)")', "echo "),
-    Shortening(r"(make OUT=\S+ figures)", r"\1 ABLATION= ARGS='--what parts compare --images 40'"),
+    Shortening(
+        r"(make OUT=\S+ figures)",
+        r"\1 ABLATION= PAPER=analysis/sf_moe_part_histogram.py WHAT='parts compare' ARGS='--images 40'",
+    ),
 )
 
 ONLY_READ = (

@@ -25,8 +25,11 @@ NOT_PACKAGED = ["analysis", "bench", "datasets", "sweeps", "tests"]
 MADE_BY_BUILDING = ["PKG-INFO", "setup.cfg", "sfmoe_dg.egg-info"]
 DATA = [
     "py.typed",
-    "analysis/explorer/explorer.js",
+    "analysis/explorer/explorer.html",
     "analysis/explorer/explorer.css",
+    "analysis/explorer/explorer.js",
+    "results/page/page.css",
+    "results/page/page.js",
     "analysis/compare/published/domainbed.csv",
 ]
 

@@ -8,9 +8,9 @@ from record_makers import make_record, write_run
 
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.results import read_many as record_folders
+from sfmoe_dg.results.collect import FORMATS, collect
 from sfmoe_dg.results.read import load_records
 from sfmoe_dg.results.read_many import load_runs
-from sfmoe_dg.results.report import FORMATS, collect
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def odd_folder(tmp_path):
 
 def plain(loaded):
     """All that tables are made of; blocks may be cut at different places."""
-    rows = [(block.facts, block.num_domains, *row) for block in loaded.blocks for row in block.values.tolist()]
+    rows = [(block.run, block.num_domains, *row) for block in loaded.blocks for row in block.values.tolist()]
     return rows, loaded.problems, loaded.domains, loaded.total
 
 

@@ -25,8 +25,8 @@ def parsed(data):
 
 
 def plain(blocks):
-    """Facts and the bytes of the numbers: equal to the last bit, NaN and the zeros' signs included."""
-    return [(block.facts, block.num_domains, block.values.shape, block.values.tobytes()) for block in blocks]
+    """The run and the bytes of the numbers: equal to the last bit, NaN and the zeros' signs included."""
+    return [(block.run, block.num_domains, block.values.shape, block.values.tobytes()) for block in blocks]
 
 
 def test_numbers_are_the_step_the_held_out_domain_and_all_out_accuracies():

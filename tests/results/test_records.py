@@ -180,7 +180,7 @@ def test_read_json_names_the_file(tmp_path):
 
 def test_tables_and_pages_need_no_torch():
     code = (
-        "import sys; import sfmoe_dg.runs.records, sfmoe_dg.results.page.page, sfmoe_dg.results.report; "
+        "import sys; import sfmoe_dg.runs.records, sfmoe_dg.results.page.page, sfmoe_dg.results.collect; "
         "print([m for m in ('torch', 'torchvision', 'wilds', 'timm') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,11 +9,12 @@ import pytest
 from browser import Browser
 from record_makers import make_record, write_run
 
+from sfmoe_dg.analysis.explorer.section import embedded_json, explorer_section
 from sfmoe_dg.cli.main import main
 from sfmoe_dg.foundation.files import write_atomic
 from sfmoe_dg.results.page.cost import costs
 from sfmoe_dg.results.page.page import render_page
-from sfmoe_dg.results.page.render import embedded_json, render_report
+from sfmoe_dg.results.page.report import render_report
 from sfmoe_dg.results.read import LoadedRecords, load_records
 
 EVIL = "</script><script>document.title='run'</script>"
@@ -79,7 +80,7 @@ def test_costs_are_medians_over_evaluations(tmp_path):
     assert (known.seconds, known.seconds_low, known.seconds_high) == (0.2, 0.1, 0.6)
     assert (known.memory, known.parameters, known.runs) == (9.0, (1234,), 1)
     assert (unknown.algorithm, unknown.seconds, unknown.parameters) == ("IRM", None, ())
-    page = render_report(load_records(tmp_path), tmp_path, None)
+    page = render_report(load_records(tmp_path), tmp_path)
     assert "<td>100 to 600</td>" in page
     assert "<td>1,234</td>" in page
     assert "not recorded" in page
@@ -93,7 +94,7 @@ def test_embedded_data_cannot_end_their_element():
 
 
 def test_the_report_names_no_address(tmp_path):
-    page = render_report(LoadedRecords(records()), tmp_path, explored())
+    page = render_report(LoadedRecords(records()), tmp_path, sections=[explorer_section(explored())])
     assert not re.search(r"https?:|url\(|@import|\bsrc=|<link", page)
     assert EVIL not in page
     assert len(re.findall("<script", page)) == 2
@@ -104,10 +105,19 @@ def test_one_kind_of_split_needs_no_switch():
     assert "Split and other options" in render_page(LoadedRecords(records()))
 
 
+def test_a_data_set_whose_name_looks_like_options_has_none():
+    """Options come from the records, never from a table's title."""
+    odd = [make_record(0, [(0.5, 0.5)], dataset="Birds [size=64]")]
+    assert "Split and other options" not in render_page(LoadedRecords(odd))
+    listed = [record | {"options": {"augment": ["a", "b"]}} for record in odd]
+    assert ">augment=[&quot;a&quot;, &quot;b&quot;]</a>" in render_page(LoadedRecords(odd + listed))
+
+
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
-    (folder / "report.html").write_text(render_report(LoadedRecords(records()), folder, explored(), EVIL))
+    page = render_report(LoadedRecords(records()), folder, EVIL, sections=[explorer_section(explored())])
+    (folder / "report.html").write_text(page)
     browser = Browser(folder / "profile")
     yield browser, folder / "report.html"
     browser.close()

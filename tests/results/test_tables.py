@@ -18,9 +18,9 @@ from record_makers import make_record, write_run
 from sfmoe_dg.data.catalog import CATALOG
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.files import write_atomic
+from sfmoe_dg.results.collect import FORMATS, collect, top_hparams
 from sfmoe_dg.results.formats import CSV_COLUMNS, render_csv, render_latex, render_markdown, render_text
 from sfmoe_dg.results.read import LoadedRecords
-from sfmoe_dg.results.report import FORMATS, collect, top_hparams
 from sfmoe_dg.results.selection import SELECTION_METHODS
 from sfmoe_dg.results.tables import DOMAINBED_ALGORITHMS, Cell, Row, build_tables, catalog_labels
 
@@ -279,9 +279,9 @@ def test_top_hparams_lists_settings_best_first(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "answer"),
     [
-        (("VLCS", "ERM", 0), "--dataset VLCS is not in the records; they hold: DomainNet, PACS"),
-        (("PACS", "IRM", 0), "--algorithm IRM is not in the records of PACS; they hold: CORAL, ERM"),
-        (("PACS", "ERM", 3), "--test_env 3 is not in the records of PACS and ERM; they hold: 0, 1"),
+        (("VLCS", "ERM", 0), "dataset VLCS is not in the records; they hold: DomainNet, PACS"),
+        (("PACS", "IRM", 0), "algorithm IRM is not in the records of PACS; they hold: CORAL, ERM"),
+        (("PACS", "ERM", 3), "test_env 3 is not in the records of PACS and ERM; they hold: 0, 1"),
     ],
 )
 def test_top_hparams_of_what_is_not_there_lists_what_is(tmp_path, asked, answer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,51 @@ DENSE = "dense"
 
 
 def drawings(subject: Subject) -> Iterator[Drawing]:
+    ablation = ablation_of(subject)
+    yield Drawing(
+        f"ablation_{'_'.join(dict.fromkeys(ablation.table['factor']))}",
+        draw_ablation(ablation.table),
+        ablation.table,
+        f"{ablation.what}; mean over domains and trials ({ablation.results}), standard error over trials; records up "
+        f"to step {ablation.steps:g}.",
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Ablation:
+    """The ablation that a sweep is.
+
+    Attributes:
+        table: see :func:`ablation_table`.
+        dataset: the data set's name.
+        steps: the last step of all records.
+    """
+
+    table: pd.DataFrame
+    dataset: str
+    steps: float
+
+    @property
+    def what(self) -> str:
+        """For captions: what is drawn."""
+        return (
+            f"Accuracy on the in-split of held-out domains of {self.dataset}, {SELECTION_METHODS[0].name}, when one "
+            "setting of the mixture of experts changes"
+        )
+
+    @property
+    def results(self) -> str:
+        """For captions: how many results a point is the mean of."""
+        counts = sorted({int(count) for count in self.table["results"]})
+        return f"{' or '.join(map(str, counts))} result(s) each"
+
+
+def ablation_of(subject: Subject) -> Ablation:
+    """The ablation of the subject's sweep.
+
+    Raises:
+        NotApplicable: if the sweep has runs on several data sets, or is no ablation.
+    """
     records = load_records(subject.sweep).records
     labels = sorted({dataset_label(record) for record in records})
     if len(labels) > 1:
@@ -38,29 +84,18 @@ def drawings(subject: Subject) -> Iterator[Drawing]:
             f"{subject.sweep} is no ablation: no two of its algorithms differ in {', '.join(FACTORS)} alone "
             "(see sweeps/ablation_*.toml)"
         )
-    settings = records[0]["args"]
-    steps = max(record["step"] for record in records)
-    counts = sorted({int(count) for count in table["results"]})
-    results = f"{' or '.join(map(str, counts))} result(s) each"
-    yield Drawing(
-        f"ablation_{'_'.join(dict.fromkeys(table['factor']))}",
-        draw_ablation(table),
-        table,
-        f"Accuracy on the in-split of held-out domains of {settings['dataset']}, {SELECTION_METHODS[0].name}, when one "
-        f"setting of the mixture of experts changes; mean over domains and trials ({results}), standard error over "
-        f"trials; records up to step {steps:g}.",
-    )
+    return Ablation(table, records[0]["args"]["dataset"], max(record["step"] for record in records))
 
 
 def ablation_table(records: Sequence[Record]) -> pd.DataFrame:
     """One row per factor and value: columns factor, value, method, accuracy, stderr, trials, domains, results.
 
-    ``records`` are of one data set with the same options. A method whose records do not say its block pattern is
-    "dense" if it has the data set's own backbone, and otherwise left out.
+    The reference is the sparse method whose settings differ least from those of the others. A factor's rows are the
+    reference and the methods that differ from it in this factor alone. A method without a block pattern in its records
+    is "dense", a row of the block pattern, if it has the data set's default backbone; otherwise it is left out.
 
-    The reference is the setting that differs from the others in as few factors as possible. A method belongs to a
-    factor if it differs from the reference there and nowhere else; the reference belongs to every factor that has
-    others, and a dense method to the block pattern.
+    Args:
+        records: of one data set, with the same options.
     """
     scores = scores_of(records, SELECTION_METHODS[0])
     means, results = summary(scores).set_index("method"), scores["method"].value_counts()

@@ -1,6 +1,6 @@
-"""Adaptive compute: what a trained mixture of experts still knows when its buffers shrink or it uses fewer experts.
+"""Adaptive compute: accuracy of a trained mixture of experts with smaller buffers or fewer experts per token.
 
-K, capacity ratio and allocation carry no parameters, so one trained model is evaluated under many of them without
+K, capacity ratio and allocation have no parameters, so one trained model is evaluated with many values of them without
 training. Source: V-MoE (arXiv 2106.05974), section 4: vanilla against batch priority routing (BPR).
 
 Legend: B images, T tokens of a batch, S tokens of one image, K choices, R capacity ratios, L layers, h×w patches.
@@ -42,10 +42,10 @@ def accuracy_against_capacity(
     """Evaluate one trained model under every combination of K, capacity ratio and allocation.
 
     Args:
-        batches: read once and kept; with a capacity limit the composition of a batch matters, so it is the same for
-            all combinations.
-        ratios: capacity as a multiple of K·tokens/E; None drops nothing (there the allocation means nothing, and the
-            row says 'dropless').
+        batches: read once and kept. With a capacity limit the result of an image depends on its batch, so all
+            combinations see the same batches.
+        ratios: capacity as a multiple of K·tokens/E; None drops nothing. Without drops the allocation has no effect,
+            and the row has the allocation 'dropless'.
         ks: choices per token; default the model's own.
         others: further routing options, such as ``group="image"``, which makes an image's result independent of its
             batch.
@@ -116,13 +116,14 @@ def dropped_patches(
 ) -> dict[str, np.ndarray]:
     """Which patches reach no expert at all, per layer and capacity ratio: layer → bool [R, B, h, w].
 
-    Class and register tokens compete for the buffers but are left out of the result. In the first layer with experts
-    a patch that is dropped at one ratio is dropped at every smaller one; deeper layers see what earlier drops left.
+    Class and register tokens compete for the buffers too, but are not in the result. In the first layer with experts a
+    patch that is dropped at one ratio is dropped at every smaller one. In deeper layers this need not hold, because
+    earlier drops change their input.
     A layer that runs several times in one pass (WideNet) is ``name``, ``name#2``, …
 
     Args:
         network: a vision transformer with experts; evaluated, not trained.
-        x: images [B, C, H, W], one batch, which competes for the buffers together unless ``group="image"``.
+        x: images [B, C, H, W], one batch. All its tokens compete for the buffers unless ``group="image"``.
         allocation, others: as in :func:`accuracy_against_capacity`.
     """
     per_ratio = []
@@ -147,7 +148,7 @@ def dropped_patches(
 
 
 def first_dropped(dropped: np.ndarray, ratios: Sequence[float]) -> np.ndarray:
-    """When a patch goes: the largest ratio at which it is dropped, float64 [B, h, w]; 0 for one that never is.
+    """The largest ratio at which each patch is dropped, float64 [B, h, w]; 0 for patches that are never dropped.
 
     Args:
         dropped: bool [R, B, h, w] of one layer, as :func:`dropped_patches` returns it.
@@ -158,11 +159,11 @@ def first_dropped(dropped: np.ndarray, ratios: Sequence[float]) -> np.ndarray:
 
 
 def drops_on_object(dropped: np.ndarray, ratios: Sequence[float], on_object: np.ndarray) -> pd.DataFrame:
-    """Whether the drops spare the object: one row per ratio.
+    """Shares of dropped patches on the object and on the background, one row per ratio.
 
     Args:
         dropped: bool [R, B, h, w] of one layer.
-        on_object: bool [B, h, w], patches that show the object (the digit's stroke, the bird's box).
+        on_object: bool [B, h, w], patches that show the object, such as a digit's stroke or a bird's box.
 
     Returns:
         columns ``capacity_ratio``, ``object`` and ``background`` (share of their patches that is dropped; NaN if there

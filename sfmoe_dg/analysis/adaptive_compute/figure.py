@@ -1,8 +1,9 @@
-"""Adaptive compute: one trained model with smaller buffers or fewer experts, and the patches that go first."""
+"""Adaptive compute: one trained model with smaller buffers or fewer experts, and which patches it drops first."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from sfmoe_dg.analysis.drawing.style import AMOUNTS, curve, new_figure, picture,
 from sfmoe_dg.analysis.expert_maps.compute import pictures
 from sfmoe_dg.analysis.parts.compute import part_patches
 from sfmoe_dg.analysis.subject.opened import ImageSelection
-from sfmoe_dg.analysis.subject.predicting import vision_transformer
+from sfmoe_dg.analysis.subject.predicting import Batches, vision_transformer
 from sfmoe_dg.analysis.subject.subject import NotApplicable, Subject, short
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.models.moe.layers import moe_layers
@@ -36,11 +37,7 @@ def drawings(subject: Subject) -> Iterator[Drawing]:
     batches = list(subject.batches(unseen))
     algorithm = subject.run.algorithm
     where = f"{subject.title}, not trained again; {subject.where(unseen)}"
-    try:
-        capacity = accuracy_against_capacity(algorithm, batches)
-    except UserError as error:
-        # Conditional experts whose route does not depend on the token have no buffers.
-        raise NotApplicable(f"{subject.title} has no capacity to change: {error}") from None
+    capacity = capacity_table(subject, batches)
     yield Drawing(
         "adaptive_compute",
         draw_capacity(capacity),
@@ -62,29 +59,21 @@ def drawings(subject: Subject) -> Iterator[Drawing]:
 
 def dropped_drawings(subject: Subject, chosen: ImageSelection) -> Iterator[Drawing]:
     """Which patches are dropped first, on pictures and on average."""
-    x = subject.inputs(chosen)
-    network = vision_transformer(subject.run.algorithm, x[:1])
-    ratios = sorted(RATIOS)
-    found = {a: dropped_patches(network, x, ratios, allocation=a) for a in ALLOCATIONS}
-    layer = next(iter(found[ALLOCATIONS[0]]))
-    first = {allocation: first_dropped(by_layer[layer], ratios) for allocation, by_layer in found.items()}
-    # From all over the batch: vanilla allocation serves those that come first.
-    shown = np.linspace(0, len(chosen) - 1, min(SHOWN, len(chosen))).astype(int)
-    what = f"layer {short(layer)} of {subject.title}, one batch of {subject.where(chosen)}"
-    rows = {name: values[shown] for name, values in first.items()}
+    drops = drops_of(subject, chosen)
+    what = f"layer {short(drops.layer)} of {subject.title}, one batch of {subject.where(chosen)}"
+    pixels, first = drops.shown(subject, chosen)
     yield Drawing(
         "adaptive_compute_dropped",
-        draw_dropped(pictures(subject.run.dataset, chosen.domain[shown], chosen.index[shown]), rows),
-        dropped_table(rows),
-        f"Largest capacity ratio at which a patch is dropped (0: kept at all ratios), {len(shown)} pictures "
+        draw_dropped(pixels, first),
+        dropped_table(first),
+        f"Largest capacity ratio at which a patch is dropped (0: kept at all ratios), {len(pixels)} pictures "
         f"from the first to the last of the batch: {what}.",
     )
     if not subject.observed.annotations.part_names:
         return
     on_object = objects_of(subject, chosen)
-    shares = pd.concat(
-        {a: drops_on_object(by_layer[layer], ratios, on_object) for a, by_layer in found.items()}, names=["allocation"]
-    ).reset_index(level=0)
+    tables = {name: drops_on_object(dropped, RATIOS, on_object) for name, dropped in drops.dropped.items()}
+    shares = pd.concat(tables, names=["allocation"]).reset_index(level=0)
     yield Drawing(
         "adaptive_compute_object",
         draw_object(shares),
@@ -93,8 +82,58 @@ def dropped_drawings(subject: Subject, chosen: ImageSelection) -> Iterator[Drawi
     )
 
 
+def capacity_table(subject: Subject, batches: Batches) -> pd.DataFrame:
+    """:func:`accuracy_against_capacity` of the subject's run on these batches.
+
+    Raises:
+        NotApplicable: if its experts have no buffers: conditional experts whose route does not depend on the token.
+    """
+    try:
+        return accuracy_against_capacity(subject.run.algorithm, batches)
+    except UserError as error:
+        raise NotApplicable(f"{subject.title} has no capacity to change: {error}") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Drops:
+    """Which patches the first layer with experts drops.
+
+    Attributes:
+        layer: its name.
+        dropped: allocation → bool [R, N, h, w], a row per capacity ratio of ``RATIOS``.
+    """
+
+    layer: str
+    dropped: Mapping[str, np.ndarray]
+
+    def shown(self, subject: Subject, chosen: ImageSelection) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """A few pictures from the first to the last of the batch, and allocation → when each patch is first dropped.
+
+        They come from the whole batch, because vanilla allocation serves the first images of a batch first.
+        """
+        rows = np.linspace(0, len(chosen) - 1, min(SHOWN, len(chosen))).astype(int)
+        first = {name: first_dropped(dropped, RATIOS)[rows] for name, dropped in self.dropped.items()}
+        return pictures(subject.run.dataset, chosen.domain[rows], chosen.index[rows]), first
+
+
+def drops_of(subject: Subject, chosen: ImageSelection) -> Drops:
+    """The drops under both allocations, all images in one batch.
+
+    Raises:
+        NotApplicable: as :func:`capacity_table`.
+    """
+    x = subject.inputs(chosen)
+    try:
+        network = vision_transformer(subject.run.algorithm, x[:1])
+        by_layer = {name: dropped_patches(network, x, RATIOS, allocation=name) for name in ALLOCATIONS}
+    except UserError as error:
+        raise NotApplicable(f"{subject.title} has no capacity to change: {error}") from None
+    layer = next(iter(by_layer[ALLOCATIONS[0]]))
+    return Drops(layer, {name: layers[layer] for name, layers in by_layer.items()})
+
+
 def unseen_images(subject: Subject) -> ImageSelection:
-    """The images of domains that the run was not trained on, or all where there are none."""
+    """The images of unseen domains, or all images if the run was trained on every domain."""
     domain = subject.selection.domain
     rows = np.flatnonzero(np.isin(domain, subject.run.spec.test_envs))
     return subject.only(rows if len(rows) else np.arange(len(domain)))
@@ -110,7 +149,7 @@ def objects_of(subject: Subject, chosen: ImageSelection) -> np.ndarray:
 
 
 def draw_capacity(table: pd.DataFrame) -> Figure:
-    """Accuracy, and tokens that reach an expert, one line per allocation; the model as it is in a dashed line."""
+    """Accuracy, and tokens that reach an expert, one line per allocation; a dotted line where nothing is dropped."""
     figure, axes = new_figure(1, 2, 4.2, 3.2)
     limited = table.dropna(subset="capacity_ratio")
     for place, (allocation, rows) in enumerate(limited.groupby("allocation", sort=False)):
@@ -156,7 +195,7 @@ def dropped_table(first: Mapping[str, np.ndarray]) -> pd.DataFrame:
 
 
 def draw_dropped(pixels: np.ndarray, first: Mapping[str, np.ndarray]) -> Figure:
-    """Pictures, and below them when each patch goes, one row per allocation."""
+    """Pictures, and below them the capacity ratio at which each patch is dropped, one row per allocation."""
     figure, axes = new_figure(1 + len(first), len(pixels), 1.3, 1.35)
     high = max(float(values.max()) for values in first.values())
     for place, image in enumerate(pixels):
@@ -174,7 +213,7 @@ def draw_dropped(pixels: np.ndarray, first: Mapping[str, np.ndarray]) -> Figure:
 
 
 def draw_object(shares: pd.DataFrame) -> Figure:
-    """One panel per allocation: parts and the rest."""
+    """One panel per allocation: dropped patches with a visible part, and without."""
     names = list(dict.fromkeys(shares["allocation"]))
     figure, axes = new_figure(1, len(names), 3.6, 3.0, sharey=True)
     for axis, allocation in zip(axes[0], names, strict=True):

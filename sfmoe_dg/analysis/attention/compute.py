@@ -1,7 +1,7 @@
-"""Attention heads: what the class token looks at in a block, head by head, and how much the heads repeat each other.
+"""Attention heads: where the class token attends in a block, head by head, and how much the heads overlap.
 
-The weights are computed from the block's own queries and keys, so that it does not matter whether the network uses a
-fused kernel, which never forms them. Source of the picture: SF-MoE (arXiv 2206.04046), CLS row of the last block.
+The weights are computed from the block's queries and keys, because a fused attention kernel never forms them. Source of
+the figure: SF-MoE (arXiv 2206.04046), the class token's row of the last block.
 
 Legend: B images, S tokens of one image, H heads, D width, h×w patches.
 """
@@ -31,7 +31,7 @@ class ClassTokenRows:
     Attributes:
         block: 0-based.
         rows: float32 [B, H, S], weights over all tokens, each row summing to 1.
-        patches: float32 [B, H, h, w], the part of a row that lies on the patches; sums to at most 1.
+        patches: float32 [B, H, h, w], the weights over the patches alone; they sum to at most 1.
     """
 
     block: int
@@ -54,7 +54,7 @@ def attention_weights(network: Any, x: Tensor, block: int = -1) -> Tensor:
         raise UserError(f"block {block} does not exist; {type(network).__name__} has {len(blocks)} attention blocks")
     position = block % len(blocks)
     attention = blocks[position].attn
-    # An attention that several blocks share runs once for each of them.
+    # If several blocks share one attention module, it runs once per block.
     call = sum(blocks[i].attn is attention for i in range(position))
     calls: list[tuple[Any, ...]] = []
     hook = attention.register_forward_pre_hook(lambda m, args: calls.append(args))
@@ -83,13 +83,13 @@ def _queries_and_keys(attention: nn.Module, x: Tensor, *conditions: Any) -> tupl
 
 
 def class_token_rows(network: Any, x: Tensor, block: int = -1) -> ClassTokenRows:
-    """What the class token attends to in one block, by head.
+    """The class token's attention in one block, by head.
 
     Raises:
         UserError: as :func:`attention_weights`, and for a network without a class token.
     """
     if getattr(network, "cls_token", None) is None:
-        raise UserError(f"{type(network).__name__} has no class token, so there is no row of it to show")
+        raise UserError(f"{type(network).__name__} has no class token, so it has no attention row")
     rows = attention_weights(network, x, block)[:, :, 0].float().cpu().numpy()
     height, width = network.patch_embed.grid_size
     patches = rows[:, :, -height * width :].reshape(*rows.shape[:2], height, width)
@@ -97,18 +97,17 @@ def class_token_rows(network: Any, x: Tensor, block: int = -1) -> ClassTokenRows
 
 
 def head_overlap(maps: np.ndarray) -> np.ndarray:
-    """What two heads' maps share, ``[B, H, …]`` → ``[B, H, H]``: Σ min(a, b) of maps that are scaled to sum to 1.
+    """Overlap of every two heads' maps, ``[B, H, …]`` → ``[B, H, H]``: Σ min(a, b) of maps scaled to sum to 1.
 
-    1 for equal maps (the diagonal), 0 for heads that look at different patches altogether; one minus the total
-    variation distance.
+    1 for equal maps (the diagonal), 0 for heads without a common patch. It is one minus the total variation distance.
 
     Raises:
-        UserError: if a map has a negative value or nothing above zero.
+        UserError: if a map has a negative value or no value above zero.
     """
     flat = np.asarray(maps, dtype=np.float64).reshape(*maps.shape[:2], -1)
     total = flat.sum(-1, keepdims=True)
     if flat.size and (flat.min() < 0 or total.min() <= 0):
-        raise UserError("attention maps must have no negative value and something above zero")
+        raise UserError("attention maps must have no negative value and at least one above zero")
     shares = flat / total
     return np.minimum(shares[:, :, None], shares[:, None]).sum(-1)
 
@@ -130,12 +129,12 @@ def redundancy_by_block(network: Any, batches: Iterable[Tensor]) -> pd.DataFrame
         columns ``block``, ``sparse`` (the block holds experts), ``redundancy`` (mean over images), ``stderr``,
         ``images``.
     """
-    found: list[list[np.ndarray]] = [[] for _ in network.blocks]
+    by_block: list[list[np.ndarray]] = [[] for _ in network.blocks]
     for x in batches:
-        for block, values in enumerate(found):
+        for block, values in enumerate(by_block):
             values.append(head_redundancy(class_token_rows(network, x, block).patches))
     rows = []
-    for block, parts in enumerate(found):
+    for block, parts in enumerate(by_block):
         measured = np.concatenate([np.empty(0), *parts])
         count = len(measured)
         sparse = any(isinstance(getattr(network.blocks[block], name), MoE) for name in ("attn", "mlp"))

@@ -1,8 +1,9 @@
-"""Attention heads: what the class token looks at, a dense network beside a sparse one on the same pictures."""
+"""Attention heads: where the class token attends, a dense network beside a sparse one on the same pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,22 +21,16 @@ from sfmoe_dg.foundation.errors import UserError
 
 
 def drawings(subject: Subject) -> Iterator[Drawing]:
-    rows = subject.first_objects(1)[0]
-    chosen = subject.only(rows)
     networks, left_out = transformers(subject)
-    maps = {
-        name: class_token_rows(network, subject.inputs(chosen, run)).patches
-        for name, (run, network) in networks.items()
-    }
-    pixels = pictures(subject.run.dataset, chosen.domain, chosen.index)
-    titles = [subject.domains_of(chosen.domain[i : i + 1]) for i in range(len(chosen))]
+    shown = head_maps(subject, networks)
     held_out = subject.run.held_out
     yield Drawing(
         "attention_heads",
-        draw_heads(pixels, titles, maps),
-        head_table(titles, maps),
-        f"Attention of the class token in the last block, every head, {' beside '.join(maps)} (held out {held_out}), "
-        f"on {len(rows)} images of the out-splits ({subject.run.dataset.name}); each map has its own scale{left_out}.",
+        draw_heads(shown.pixels, shown.titles, shown.maps),
+        head_table(shown.titles, shown.maps),
+        f"Attention of the class token in the last block, every head, {' beside '.join(networks)} (held out "
+        f"{held_out}), on {len(shown.titles)} images of the out-splits ({subject.run.dataset.name}); each map has its "
+        f"own scale{left_out}.",
     )
     tables = []
     for name, (run, network) in networks.items():
@@ -51,21 +46,48 @@ def drawings(subject: Subject) -> Iterator[Drawing]:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class HeadMaps:
+    """The attention of the class token in the last block, on one picture per domain.
+
+    Attributes:
+        pixels: uint8 [N, height, width, 3].
+        titles: N domains.
+        maps: model → float32 [N, H, h, w], the attention of every head over the patches.
+    """
+
+    pixels: np.ndarray
+    titles: list[str]
+    maps: Mapping[str, np.ndarray]
+
+
+def head_maps(subject: Subject, networks: Mapping[str, tuple[OpenedRun, Any]]) -> HeadMaps:
+    """The maps of every network (see :func:`transformers`) on the same object in every domain."""
+    chosen = subject.only(subject.first_objects(1)[0])
+    maps = {
+        name: class_token_rows(network, subject.inputs(chosen, run)).patches
+        for name, (run, network) in networks.items()
+    }
+    titles = [subject.domains_of(chosen.domain[i : i + 1]) for i in range(len(chosen))]
+    return HeadMaps(pictures(subject.run.dataset, chosen.domain, chosen.index), titles, maps)
+
+
 def transformers(subject: Subject) -> tuple[dict[str, tuple[OpenedRun, Any]], str]:
-    """The pair's runs with their networks, and for captions why the counterpart is left out, if it has no heads.
+    """Model → (run, its network) for the run and its counterpart; and for captions, why a counterpart without heads is
+    left out.
 
     Raises:
         NotApplicable: if the run itself has none.
     """
-    found, left_out = {}, ""
+    networks, left_out = {}, ""
     for name, run in subject.pair.items():
         try:
-            found[name] = (run, transformer_of(subject, run))
+            networks[name] = (run, transformer_of(subject, run))
         except NotApplicable as error:
             if run is subject.run:
                 raise
             left_out = f"; without {name}: {error}"
-    return found, left_out
+    return networks, left_out
 
 
 def transformer_of(subject: Subject, run: OpenedRun) -> Any:

@@ -1,8 +1,8 @@
-"""Which attributes go with which experts, beyond chance.
+"""Association of visual attributes with experts, and its significance.
 
-The unit of every statistic is an object: images of one object in several domains share their attributes, so counting
-them as independent would make p-values too small. An object's usage of an expert is the mean over its images of the
-share of patches whose first choice the expert is. Attributes whose answer is unknown leave their units out.
+The unit of every statistic is an object. Images of one object in several domains share their attributes, so p-values
+would be too small if images were counted as independent. An object's usage of an expert is the share of its patches
+whose first choice is the expert, averaged over its images. Units with an unknown answer are left out of that attribute.
 
 Legend: U units, A attributes, E experts, Q groups of usage.
 """
@@ -26,7 +26,7 @@ _NO_VARIANCE = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """What is drawn and exchanged: objects, or images where objects are not known.
+    """The units that bootstrap draws and permutations exchange: objects, or images where objects are unknown.
 
     Attributes:
         usage: float64 [U, E].
@@ -42,19 +42,19 @@ class Units:
 
     @cached_property
     def answers(self) -> Answers:
-        """The attributes, ready for sums."""
+        """The attributes, prepared for sums over units."""
         return Answers(self.attributes)
 
 
 def units_of(observations: Observations, layer: str, within_classes: bool = False) -> Units:
-    """One unit per object, or per image whose object is not known.
+    """One unit per object, or per image whose object is unknown.
 
-    Strata are the sets of domains in which a unit was seen, so that a domain's own taste for an expert is not taken
-    for an attribute's.
+    Units of one stratum were seen in the same set of domains, so that a domain's preference for an expert is not
+    mistaken for an attribute's.
 
     Args:
-        within_classes: exchange units within their class only. A class and its attributes go together; this asks for
-            what attributes tell about experts beyond the class.
+        within_classes: strata are also divided by class. Attributes go along with classes; this tests what attributes
+            say about experts beyond the class.
 
     Raises:
         UserError: if the images have no attributes, or the layer does not exist.
@@ -78,7 +78,7 @@ def units_of(observations: Observations, layer: str, within_classes: bool = Fals
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Sums over the units that answer each attribute: of attribute x and usage u, ``[A]`` or ``[A, E]``."""
+    """Sums over the units with a known answer, of attribute x and usage u: ``[A]`` or ``[A, E]``."""
 
     n: np.ndarray
     x: np.ndarray
@@ -109,10 +109,9 @@ class Moments:
 
 
 class Answers:
-    """Attributes [U, A] made ready for many sums over units; NaN is unknown.
+    """Attributes [U, A], prepared for many sums over units; NaN is unknown.
 
-    All sums are products of two matrices, with what changes from one permutation or replicate to the next on the
-    small side.
+    All sums are matrix products. Only the smaller factor changes from one permutation or replicate to the next.
     """
 
     def __init__(self, attributes: np.ndarray) -> None:
@@ -140,7 +139,7 @@ class Answers:
     def tables(self, masses: np.ndarray) -> np.ndarray:
         """Tables attribute (absent, present) × column from ``masses`` [U, columns]: [A, 2, columns].
 
-        An attribute of which only a share is known counts as present from one half.
+        An attribute with a share as its value counts as present if the share is at least one half.
         """
         return (self._classes @ masses).transpose(1, 0, 2)
 
@@ -152,11 +151,12 @@ class Answers:
 
 
 def usage_groups(usage: np.ndarray, groups: int = 3) -> np.ndarray:
-    """The units in ``groups`` about equal groups by their usage of each expert, one-hot bool [U, E, Q].
+    """Units in ``groups`` groups of about equal size, by their usage of each expert; one-hot bool [U, E, Q].
 
-    Group q holds what lies above q of the quantiles; equal usage is never divided, so groups may be empty.
+    Group q holds the units above exactly q of the quantiles. Units of equal usage stay together, so a group may be
+    empty.
     """
-    usage = np.round(usage, 9)  # means that are equal in truth may differ in their last bit
+    usage = np.round(usage, 9)  # equal means may differ in their last bit
     edges = np.quantile(usage, np.arange(1, groups) / groups, axis=0)
     group = (usage[None] > edges[:, None]).sum(axis=0)
     return group[..., None] == np.arange(groups)
@@ -193,9 +193,10 @@ def associate(
         r, r_low, r_high: point-biserial correlation with usage and its 95 % bootstrap interval;
         difference, difference_low, difference_high: usage with the attribute minus usage without it, likewise;
         cramers_v, mutual_information: of attribute × usage in ``groups`` groups; the latter in bits;
-        mutual_information_chance: its mean over permutations, which is not 0;
+        mutual_information_chance: the mean of the mutual information over permutations, which is above 0;
         p, p_bh, p_max: permutation test of \\|r\\|, Benjamini–Hochberg over all pairs, and Westfall–Young's maximum;
-        p_information, p_information_bh: the same of the mutual information, which also sees what is not monotone.
+        p_information, p_information_bh: p and p_bh for the mutual information, which also sees relations that are not
+            monotone.
     """
     columns = _effects(units, random, replicates) | _tests(units, random, permutations, groups)
     shape = columns["r"].shape
@@ -207,29 +208,29 @@ def associate(
 
 
 def _effects(units: Units, random: np.random.Generator, replicates: int) -> dict[str, np.ndarray]:
-    """Columns of :func:`associate` that say how strong, [A, E] each."""
+    """The columns of :func:`associate` for strength, [A, E] each."""
 
     def effects(weights: np.ndarray) -> np.ndarray:
         drawn = units.answers.moments(units.usage, weights)
         return np.stack([drawn.correlation, drawn.difference])
 
     low, high = bootstrap_interval(effects, len(units.usage), replicates, random)
-    found = units.answers.moments(units.usage)
-    pairs = found.correlation.shape
+    moments = units.answers.moments(units.usage)
+    pairs = moments.correlation.shape
     return {
-        "units": np.broadcast_to(found.n[:, None].astype(np.int64), pairs),
-        "share": np.broadcast_to((found.x / np.maximum(found.n, 1))[:, None], pairs),
-        "r": found.correlation,
+        "units": np.broadcast_to(moments.n[:, None].astype(np.int64), pairs),
+        "share": np.broadcast_to((moments.x / np.maximum(moments.n, 1))[:, None], pairs),
+        "r": moments.correlation,
         "r_low": low[0],
         "r_high": high[0],
-        "difference": found.difference,
+        "difference": moments.difference,
         "difference_low": low[1],
         "difference_high": high[1],
     }
 
 
 def _tests(units: Units, random: np.random.Generator, permutations: int, groups: int) -> dict[str, np.ndarray]:
-    """Columns of :func:`associate` that say how sure, and the measures of the table that is tested, [A, E] each."""
+    """The columns of :func:`associate` for significance and for the tested tables, [A, E] each."""
     usage, answers = units.usage, units.answers
     grouped = usage_groups(usage, groups)
     by_r = permutation_test(
@@ -252,19 +253,17 @@ def _tests(units: Units, random: np.random.Generator, permutations: int, groups:
 
 
 def attributes_in_routing(units: Units, random: np.random.Generator, permutations: int = 2000) -> pd.DataFrame:
-    """Every attribute against all experts at once: does routing as a whole differ with it?
+    """Test every attribute against all experts at once: does routing as a whole differ with the attribute?
 
-    Each unit spreads a mass of 1 over the experts it uses, which gives a table attribute × expert.
+    Each unit adds a mass of 1, divided by its usage of the experts, to a table attribute × expert.
 
     Columns: attribute, units, cramers_v, mutual_information (bits), p (permutation test of the latter), p_bh.
     """
-
     answers, usage = units.answers, units.usage
     test = permutation_test(
         lambda order: entropies(answers.tables(usage[order])).mutual, units.strata, permutations, random
     )
-    found = answers.tables(usage)
-    v = cramers_v(found)
+    v = cramers_v(answers.tables(usage))
     p = np.where(np.isnan(v), np.nan, test.p)
     return pd.DataFrame(
         {

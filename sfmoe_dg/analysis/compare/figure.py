@@ -59,7 +59,7 @@ def drawings(subject: Subject) -> Iterator[Drawing]:
 
 
 def ranked(scores: pd.DataFrame, blocks: str) -> tuple[Ranking | None, str]:
-    """The ranks, or for a caption why there are none."""
+    """The ranks; or None and, for captions, the reason."""
     try:
         return rank_methods(scores, blocks), ""
     except UserError as error:
@@ -80,11 +80,11 @@ def draw_means(measured: pd.DataFrame, beside: pd.DataFrame) -> Figure:
             label="measured" if axis is axes[0, 0] else None,
         )  # fmt: skip
         for place, source in enumerate(sources, start=1):
-            found = beside[(beside["dataset"] == dataset) & (beside["source"] + ", " + beside["version"] == source)]
-            beside_it = [methods.index(name) + 0.12 * place for name in found["method"]]
+            numbers = beside[(beside["dataset"] == dataset) & (beside["source"] + ", " + beside["version"] == source)]
+            heights = [methods.index(name) + 0.12 * place for name in numbers["method"]]
             label = source if axis is axes[0, 0] else None
             style = {"marker": marker(place), "color": colour(place), "fillstyle": "none", "linestyle": "none"}
-            axis.plot(found["published"], beside_it, label=label, **style)
+            axis.plot(numbers["published"], heights, label=label, **style)
         axis.set_yticks(range(len(methods)), methods)
         axis.set_ylim(-0.6, len(methods) - 0.4)
         axis.set_title(dataset, fontsize=10)
@@ -109,7 +109,7 @@ def draw_pairs(tests: pd.DataFrame) -> Figure:
 
 
 def draw_ranks(ranking: Ranking) -> Figure:
-    """The critical-difference diagram: an axis of ranks, a name per method, bars over those not told apart."""
+    """The critical-difference diagram: an axis of ranks with the methods' names; bars join methods not told apart."""
     names, values = list(ranking.mean_ranks.index), ranking.mean_ranks.to_numpy()
     half, bars = (len(names) + 1) // 2, len(ranking.groups)
     bottom = 1.0 + 0.35 * bars

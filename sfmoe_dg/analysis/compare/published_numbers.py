@@ -22,10 +22,10 @@ SELECTIONS = {
     "oracle": "test-domain validation set (oracle)",
     "not stated": "not stated",
 }
-"""How the files name a selection method, and how the tables do (but for the last)."""
+"""A selection method's name in the files → its name in tables (``not stated`` is no name of a table)."""
 
 DIFFERS = 2.0
-"""A measured mean differs from a published one if they lie this many standard errors of the difference apart."""
+"""A measured mean gets a mark if it differs from the published one by more standard errors of the difference."""
 
 
 def published(
@@ -33,8 +33,8 @@ def published(
 ) -> pd.DataFrame:
     """The published numbers, in percent; ``selection`` holds the tables' names.
 
-    Columns: :data:`PUBLISHED_COLUMNS`. ``method`` is the source's name of the method, ``algorithm`` this package's
-    where it means the same architecture and objective.
+    Columns: :data:`PUBLISHED_COLUMNS`. ``method`` is the source's name of the method; ``algorithm`` is the name in this
+    package, if it has the same architecture and objective.
 
     Args:
         dataset, selection, sources: keep only these.
@@ -79,8 +79,8 @@ def beside_published(measured: pd.DataFrame, selection: str) -> pd.DataFrame:
         published), standard_errors (the difference in standard errors of itself, NaN where the source gives none or
         both are 0), mark ("higher", "lower", "" if within :data:`DIFFERS`, or "?" where that cannot be said).
 
-    A measured run of fewer trials or steps than the paper's is another experiment: a mark says that the numbers
-    differ, not why.
+    A mark says that two numbers differ, not why: a run with fewer trials or steps than the paper's is another
+    experiment.
 
     Raises:
         UserError: on an unknown selection method.

@@ -1,4 +1,4 @@
-"""What a figure is saved as: a picture for the screen, one for print, its numbers, and a line on what it shows."""
+"""How a figure is saved: as PNG for the screen, as PDF for print, its numbers as CSV and its caption as text."""
 
 from __future__ import annotations
 
@@ -33,10 +33,15 @@ class Drawing:
     caption: str
 
 
-def save(folder: Path, drawing: Drawing) -> list[Path]:
-    """Write the drawing's .png, .pdf, .csv and .txt (the caption) into a folder, which is made; returns their paths.
+def caption(what: str, *, n: str, unit: str, not_shown: str) -> str:
+    """A caption in one line: what is drawn, how many, what one observation is, and what the figure does not show."""
+    return f"{what}. n: {n}. Unit: {unit}. Not shown: {not_shown}."
 
-    The same figure gives the same bytes whenever it is saved.
+
+def save(folder: Path, drawing: Drawing) -> list[Path]:
+    """Write the drawing's .png, .pdf, .csv and .txt (the caption) into a folder and return their paths.
+
+    The folder is made if needed. Files carry no date: the same figure always gives the same bytes.
 
     Raises:
         UserError: if the caption is not one line.

@@ -1,8 +1,8 @@
-"""How all figures look: colours that are told apart without full colour vision, and what several figures share.
+"""The style of all figures, and drawing functions that several figures share.
 
-Categories use the palette of Okabe and Ito (Color Universal Design, 2008), amounts matplotlib's cividis, and amounts
-around zero its PuOr, whose ends differ for every kind of colour vision. Whatever a colour says is also written, marked
-or dashed.
+Colours can be told apart with every kind of colour vision: the palette of Okabe and Ito (Color Universal Design, 2008)
+for categories, matplotlib's cividis for amounts, and PuOr for amounts around zero. A colour is never the only mark:
+text, a marker or a dash says the same.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ AROUND_ZERO = "PuOr"
 def new_figure(
     rows: int, columns: int, width: float, height: float, **grid: Any
 ) -> tuple[Figure, np.ndarray[Any, np.dtype[np.object_]]]:
-    """A figure of rows × columns axes, laid out so that nothing overlaps; ``width`` and ``height`` of one in inches."""
+    """A figure of rows × columns axes that do not overlap; ``width`` and ``height`` of one of them are in inches."""
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **grid)
     return figure, axes
 
 
 def colour(place: int) -> str:
-    """The colour of a category by its place; beyond eight they repeat, and the number written beside tells them."""
+    """The colour of a category by its place. After eight the colours repeat; the written number tells them apart."""
     return PALETTE[place % len(PALETTE)]
 
 
@@ -52,7 +52,7 @@ def categories(number: int) -> ListedColormap:
 
 
 def ink_on(background: Any) -> str:
-    """Black or white, whichever is read more easily on a colour (relative luminance of WCAG 2)."""
+    """Black or white, whichever is easier to read on a background (relative luminance of WCAG 2)."""
     red, green, blue = (
         part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in mpl.colors.to_rgb(background)
     )
@@ -74,8 +74,8 @@ def heat_map(
 
     Args:
         values: [rows, columns]; NaN is left grey.
-        digits: write every value with so many decimals.
-        marks: bool [rows, columns], where to put a star.
+        digits: number of decimals of the written values; None writes none.
+        marks: bool [rows, columns], which cells get a star.
     """
     palette = mpl.colormaps[AROUND_ZERO if around_zero else AMOUNTS].with_extremes(bad="#dddddd")
     low, high = limits if limits[1] > limits[0] else (limits[0], limits[0] + 1)
@@ -94,7 +94,7 @@ def heat_map(
 
 
 def expert_cells(axes: Axes, experts: np.ndarray, num_experts: int, alpha: float = 0.62) -> None:
-    """Colour the patches of a picture by expert and write the experts' numbers; the picture fills 0 to 1.
+    """Colour the patches of a picture by expert and write the experts' numbers. The axes go from 0 to 1.
 
     Args:
         experts: int [h, w].
@@ -112,7 +112,7 @@ def expert_cells(axes: Axes, experts: np.ndarray, num_experts: int, alpha: float
 
 
 def picture(axes: Axes, pixels: np.ndarray) -> None:
-    """A picture, uint8 [height, width, 3], from 0 to 1 without ticks."""
+    """Show a picture, uint8 [height, width, 3], on axes from 0 to 1 without ticks."""
     axes.imshow(pixels, extent=(0, 1, 1, 0), interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
@@ -130,7 +130,7 @@ def plain_axes(axes: Axes, x_label: str, y_label: str) -> None:
 
 
 def curve(axes: Axes, place: int, x: Any, y: Any, error: Any = None, label: str = "") -> None:
-    """A line with markers and error bars, told apart by colour, dash and marker."""
+    """A line with markers and error bars; ``place`` chooses its colour, dash and marker."""
     axes.errorbar(
         x, y, yerr=error, label=label, color=colour(place), linestyle=dash(place), marker=marker(place), markersize=5,
         capsize=2.5, linewidth=1.6,
@@ -138,11 +138,11 @@ def curve(axes: Axes, place: int, x: Any, y: Any, error: Any = None, label: str 
 
 
 def annotate_points(axes: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:
-    """Names beside points, each moved up or down until it covers no earlier one."""
+    """Write names beside points; each is moved up or down until it overlaps no earlier one."""
     figure = axes.get_figure(root=True)
     assert figure is not None
     axes.margins(x=0.25, y=0.2)
-    # Where the points lie is known only once the layout is.
+    # The points' positions in pixels are known after the layout only.
     figure.draw_without_rendering()
     taken: list[Any] = []
     for px, py, name in zip(x, y, names, strict=True):

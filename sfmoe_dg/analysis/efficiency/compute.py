@@ -1,9 +1,8 @@
-"""Efficiency: time and memory of an update, multiply-accumulates and parameters; and what accuracy they buy.
+"""Efficiency: time and memory of an update, multiply-accumulates and parameters, beside the accuracy of the method.
 
-The clock is read only when the device has finished. Peak memory is what an update needs at its worst: on CUDA the
-allocator's peak, weights and optimiser included, without what else lay on the device before; on the CPU the peak of
-torch's allocations above what was there before the update, from the profiler's record of every allocation. The two are
-not comparable.
+The device is synchronised before the clock is read. Peak memory means, on CUDA, the allocator's peak during an update,
+weights and optimiser included, without what else is on the device; on the CPU, the peak of torch's allocations above
+the level before the update, from the profiler's record of allocations. The two are not comparable.
 
 Legend: B images of a minibatch, C, H, W channels, height and width.
 """
@@ -22,26 +21,25 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from sfmoe_dg.algorithms.base import Algorithm, Minibatches
-from sfmoe_dg.algorithms.registry import ALGORITHMS, hparam_table
+from sfmoe_dg.algorithms.registry import ALGORITHMS
 from sfmoe_dg.algorithms.shared.optimisation import optimizers
 from sfmoe_dg.algorithms.shared.precision import Precision
 from sfmoe_dg.analysis.subject.predicting import evaluating
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.seeds import seed_everything
 from sfmoe_dg.models.macs import count_macs
-from sfmoe_dg.runs.hparams import check_overrides, default_values
 
 
 @dataclass(frozen=True)
 class UpdateCost:
-    """What one algorithm on one backbone costs.
+    """The cost of one algorithm on one backbone.
 
     Attributes:
         seconds, seconds_low, seconds_high: median and quartiles of the time of an update.
         steps: updates that were timed.
-        peak_bytes: memory of an update, see the file's text; NaN where the device does not tell.
+        peak_bytes: peak memory of an update, see the top of this file; NaN where the device does not report it.
         macs: multiply-accumulates of predicting one image.
-        parameters: trainable ones of the algorithm, all networks that it trains included.
+        parameters: number of trainable parameters, of all networks that the algorithm trains.
     """
 
     seconds: float
@@ -54,7 +52,7 @@ class UpdateCost:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all that was asked of it."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -62,7 +60,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def step_seconds(algorithm: Algorithm, minibatches: Minibatches, steps: int, warmup: int) -> np.ndarray:
-    """The time of every one of ``steps`` updates on the same minibatches, float64 [steps], after ``warmup`` others."""
+    """Seconds of each of ``steps`` updates on the same minibatches, float64 [steps], after ``warmup`` untimed ones."""
     device = minibatches[0][0].device
     seconds = []
     for _ in range(warmup + steps):
@@ -75,7 +73,7 @@ def step_seconds(algorithm: Algorithm, minibatches: Minibatches, steps: int, war
 
 
 def peak_memory(algorithm: Algorithm, minibatches: Minibatches) -> float:
-    """Bytes that one update needs at its worst; NaN on devices that keep no account."""
+    """Peak memory of one update in bytes (see the top of this file); NaN on devices that do not report it."""
     device = minibatches[0][0].device
     if device.type == "cuda":
         others = torch.cuda.memory_allocated(device) - resident_bytes(algorithm, device)
@@ -94,7 +92,7 @@ def peak_memory(algorithm: Algorithm, minibatches: Minibatches) -> float:
 
 
 def resident_bytes(algorithm: nn.Module, device: torch.device) -> int:
-    """What an algorithm keeps on a device between updates: weights, buffers, gradients and the optimisers' states."""
+    """Bytes on a device between updates: an algorithm's weights, buffers, gradients and optimiser states."""
     kept = [*algorithm.parameters(), *algorithm.buffers()]
     kept += [p.grad for p in algorithm.parameters() if p.grad is not None]
     states = (state for m in algorithm.modules() for o in optimizers(m) for state in o.state.values())
@@ -103,7 +101,7 @@ def resident_bytes(algorithm: nn.Module, device: torch.device) -> int:
 
 
 def peak_of_changes(changes: Sequence[int]) -> int:
-    """The highest level above the start when memory grows and shrinks by these bytes, one after the other."""
+    """The highest level above the start, when memory changes by these numbers of bytes, one after the other."""
     return int(max(0, np.cumsum(changes, dtype=np.int64).max(initial=0)))
 
 
@@ -113,7 +111,7 @@ def _update(algorithm: Algorithm, minibatches: Minibatches) -> None:
 
 
 class _Prediction(nn.Module):
-    """An algorithm's prediction as a module that can be counted."""
+    """An algorithm's ``predict`` as a module, for ``count_macs``."""
 
     def __init__(self, algorithm: Algorithm) -> None:
         super().__init__()
@@ -130,7 +128,7 @@ def prediction_macs(algorithm: Algorithm, x: Tensor) -> float:
 
 
 def measure_cost(algorithm: Algorithm, minibatches: Minibatches, *, steps: int = 20, warmup: int = 3) -> UpdateCost:
-    """Everything :class:`UpdateCost` holds. The algorithm is trained by ``warmup + steps + 1`` updates.
+    """Measure the cost of an algorithm. This trains it by ``warmup + steps + 1`` updates.
 
     Raises:
         UserError: if ``steps`` is below 1 or ``warmup`` below 0.
@@ -158,7 +156,7 @@ def random_minibatches(
     batch_size: int,
     device: torch.device | str = "cpu",
 ) -> list[tuple[Tensor, Tensor]]:
-    """Noise with random labels, the same at every call: what an update costs does not depend on the pictures."""
+    """Noise with random labels, the same at every call. The cost of an update does not depend on the images."""
     random = torch.Generator().manual_seed(0)
     return [
         (
@@ -170,48 +168,45 @@ def random_minibatches(
 
 
 def efficiency_table(
-    pairs: Iterable[tuple[str, str]],
-    *,
-    dataset: str,
-    input_shape: tuple[int, int, int],
+    methods: Iterable[tuple[str, str, Mapping[str, Any]]],
+    minibatches: Minibatches,
     num_classes: int,
-    num_domains: int = 3,
-    batch_size: int = 32,
-    device: torch.device | str = "cpu",
+    *,
     precision: str = "fp32",
     steps: int = 20,
     warmup: int = 3,
-    hparams: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
-    """The cost of every (algorithm, backbone) at one batch, with the algorithm's default hyper-parameters.
+    """The cost of every method on the same minibatches.
 
-    Networks start from random weights, which cost the same as trained ones. A pair that cannot be built has a row
+    Networks start from random weights, which cost the same as trained ones. A method that cannot be built has a row
     that says why under ``refused``, and NaN elsewhere.
 
     Args:
-        pairs: names of the registry and of backbones.
-        dataset: whose default hyper-parameters are taken.
-        batch_size: images per training domain.
-        hparams: changes to the defaults, for all pairs.
+        methods: algorithm, backbone and hyper-parameters of each; :func:`default_methods` makes them.
+        minibatches: one (x, y) per training domain, on the device to measure; :func:`random_minibatches` makes them.
+        num_classes: of the data set.
 
     Returns:
         columns ``algorithm``, ``backbone``, the fields of :class:`UpdateCost`, ``images`` (of one update), ``refused``.
     """
-    minibatches = random_minibatches(input_shape, num_classes, num_domains, batch_size, device)
+    x = minibatches[0][0]
     rows: list[dict[str, Any]] = []
-    for name, backbone in pairs:
-        row: dict[str, Any] = {"algorithm": name, "backbone": backbone, "images": batch_size * num_domains}
-        changes = {"backbone": backbone, "pretrained": False, "batch_size": batch_size, **(hparams or {})}
+    for name, backbone, hparams in methods:
+        row: dict[str, Any] = {"algorithm": name, "backbone": backbone, "images": sum(len(x) for x, _ in minibatches)}
+        values = {**hparams, "backbone": backbone, "pretrained": False, "batch_size": len(x)}
         try:
-            table = hparam_table(name, dataset)
-            check_overrides(table, {key: value for key, value in changes.items() if key in table}, "efficiency_table")
-            algorithm = _built(name, input_shape, num_classes, num_domains, default_values(table) | changes)
-            algorithm.precision = Precision(precision, torch.device(device).type)
-            cost = asdict(measure_cost(algorithm.to(device), minibatches, steps=steps, warmup=warmup))
+            algorithm = _built(name, tuple(x.shape[1:]), num_classes, len(minibatches), values)
+            algorithm.precision = Precision(precision, x.device.type)
+            cost = asdict(measure_cost(algorithm.to(x.device), minibatches, steps=steps, warmup=warmup))
             rows.append(row | cost | {"refused": ""})
         except UserError as error:
             rows.append(row | {"refused": str(error)})
     return pd.DataFrame(rows)
+
+
+def default_methods(pairs: Iterable[tuple[str, str]], dataset: str) -> list[tuple[str, str, dict[str, Any]]]:
+    """Pairs of algorithm and backbone with the algorithms' default hyper-parameters for a data set."""
+    return [(name, backbone, default_hparams(name, dataset)) for name, backbone in pairs]
 
 
 def _built(
@@ -226,10 +221,10 @@ def _built(
 
 
 def pareto_front(costs: np.ndarray, accuracies: np.ndarray) -> np.ndarray:
-    """Which points no other one beats: bool [N].
+    """Which points are on the Pareto front, bool [N].
 
-    A point is beaten by one that is as cheap and as accurate, and better in one of the two. Points with NaN never
-    belong to the front.
+    A point is not on the front if another one is no dearer and no less accurate, and better in at least one of the
+    two. A point with NaN is never on the front.
     """
     costs, accuracies = np.asarray(costs, dtype=np.float64), np.asarray(accuracies, dtype=np.float64)
     as_good = (costs[None] <= costs[:, None]) & (accuracies[None] >= accuracies[:, None])
@@ -239,15 +234,16 @@ def pareto_front(costs: np.ndarray, accuracies: np.ndarray) -> np.ndarray:
 
 
 def accuracy_against_cost(accuracies: pd.DataFrame, costs: pd.DataFrame, cost: str = "seconds") -> pd.DataFrame:
-    """Accuracies and costs of the same methods side by side, cheapest first, the Pareto front marked.
+    """Join accuracies and costs of the same methods, the cheapest first, and mark the Pareto front.
 
     Args:
         accuracies: columns ``algorithm``, ``backbone``, ``accuracy``, and others that are kept.
         costs: what :func:`efficiency_table` returns.
-        cost: the column of ``costs`` to pay with.
+        cost: the column of ``costs`` that the front is about.
 
     Returns:
-        the methods that have an accuracy, with the columns of both and ``on_front``. One without a cost keeps its row.
+        the methods that have an accuracy, with the columns of both tables and ``on_front``; NaN where the cost is
+        unknown.
 
     Raises:
         UserError: if a column is missing, or a method occurs twice.

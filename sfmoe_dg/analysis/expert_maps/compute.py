@@ -1,6 +1,7 @@
-"""Expert maps: which expert every patch of a picture goes to, layer by layer, and in every style of the same picture.
+"""Expert maps: which expert every patch of an image goes to, layer by layer, and in every domain of the same object.
 
-Source: SF-MoE (arXiv 2206.04046), the maps of the top-1 expert over the image. The agreement between domains is ours.
+Source: SF-MoE (arXiv 2206.04046), the maps of the top-1 expert over the image. The agreement between domains is new
+here.
 
 Legend: N images, M domains, O objects that all domains show, P parts, E experts, h×w patches.
 """
@@ -40,12 +41,12 @@ class ExpertMaps:
 
 @dataclass(frozen=True, eq=False)
 class SharedObjects:
-    """The objects that are shown in several domains.
+    """Objects that every observed domain shows.
 
     Attributes:
         identities: int64 [O], ascending.
         domains: the M domains, as positions in the data set, ascending.
-        rows: int64 [O, M], the observed image that shows the object in the domain; the first where there are several.
+        rows: int64 [O, M], the row of the observed image of each object in each domain; the first of several.
     """
 
     identities: np.ndarray
@@ -69,32 +70,32 @@ def expert_maps(observed: Observations, layer: str) -> ExpertMaps:
 
 
 def shared_objects(observed: Observations) -> SharedObjects:
-    """The objects that every observed domain shows, for the same picture in all styles side by side.
+    """The objects that every observed domain shows.
 
     Raises:
-        UserError: if the data set does not tell identities, or no object is in all domains.
+        UserError: if the data set has no identities, or no object is in all domains.
     """
     if (observed.identity < 0).any():
-        raise UserError("this data set does not tell which images show the same object")
+        raise UserError("this data set has no identities: it does not say which images show the same object")
     domains = tuple(observed.present_domains())
     first: list[dict[int, int]] = []
     for env in domains:
         rows = np.flatnonzero(observed.domain == env)
         identities, positions = np.unique(observed.identity[rows], return_index=True)
         first.append(dict(zip(identities.tolist(), rows[positions].tolist(), strict=True)))
-    common = sorted(set.intersection(*(set(found) for found in first))) if first else []
+    common = sorted(set.intersection(*(set(of_domain) for of_domain in first))) if first else []
     if not common:
         raise UserError("no object is shown in all of these domains; observe the same split of each, or more images")
-    table = np.array([[found[identity] for found in first] for identity in common], dtype=np.int64)
+    table = np.array([[of_domain[identity] for of_domain in first] for identity in common], dtype=np.int64)
     return SharedObjects(np.array(common, dtype=np.int64), domains, table)
 
 
 def agreement(observed: Observations, layers: Sequence[str] | None = None) -> pd.DataFrame:
-    """Whether a patch keeps its expert when the style changes: one row per layer and pair of domains.
+    """Whether a patch keeps its expert in another domain: one row per layer and pair of domains.
 
-    Over all objects that every observed domain shows, patch by patch. ``chance`` is what the two domains' shares of
-    experts alone would give; ``position`` is the agreement with the same patch of *another* object in the other style
-    (the next in the list of objects), which a router that looks at positions only would reach in full.
+    Every patch of every object that all observed domains show is compared. ``chance`` is the agreement that follows
+    from the two domains' shares of experts. ``position`` is the agreement with the same patch of *another* object (the
+    next in the list) in the other domain; a router that uses positions only reaches 1 there.
 
     Returns:
         columns ``layer``, ``first``, ``second`` (domain names), ``agreement``, ``position``, ``chance`` (Σ p_e q_e),
@@ -117,7 +118,7 @@ def agreement(observed: Observations, layers: Sequence[str] | None = None) -> pd
 
 
 def _agreement(one: np.ndarray, two: np.ndarray, num_experts: int) -> dict[str, float]:
-    """Of int64 [O, h, w] and the same."""
+    """The measures of :func:`agreement` for the maps of two domains, int64 [O, h, w] each."""
     same = float((one == two).mean())
     shares = [np.bincount(maps.ravel(), minlength=num_experts) / maps.size for maps in (one, two)]
     chance = float(shares[0] @ shares[1])
@@ -134,9 +135,8 @@ def _agreement(one: np.ndarray, two: np.ndarray, num_experts: int) -> dict[str, 
 def parts_in_patches(parts: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """Part locations in patch coordinates, floats [N, P, 3]: column, row, 1 if visible; otherwise NaN, NaN, 0.
 
-    The centre of the patch in row r and column c lies at (c, r), and the patch reaches half a unit to every side, so
-    that the picture covers -0.5 to w - 0.5 and -0.5 to h - 0.5. Evaluation resizes a picture to a square whatever its
-    shape, hence shares of width and height are all that is needed.
+    The patch in row r and column c has its centre at (c, r) and is one unit wide, so the image covers -0.5 to w - 0.5
+    and -0.5 to h - 0.5. Evaluation resizes every image to a square, so shares of width and height are enough.
 
     Args:
         parts: [N, P, 3] as in :class:`sfmoe_dg.analysis.subject.annotations.Annotations`, shares of width and height.
@@ -148,9 +148,9 @@ def parts_in_patches(parts: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 
 
 def pictures(dataset: DomainDataset, domain: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Images to draw maps on, as evaluation frames them, uint8 [N, height, width, 3].
+    """Images to draw maps on, cropped and resized as in evaluation, uint8 [N, height, width, 3].
 
-    Images in memory that are not uint8 are stretched to the whole range, each by itself; one channel is repeated.
+    Images in memory that are not uint8 are each scaled to 0 to 255; a single channel is repeated.
 
     Args:
         domain, index: int64 [N], which images.

@@ -20,7 +20,12 @@ OBJECTS = 3
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """One picture of a figure: pixels, title, parts [P, 3] as shares of the picture, and the row of its maps."""
+    """One column of a figure: a picture and its maps.
+
+    Attributes:
+        parts: [P, 3], see :class:`sfmoe_dg.analysis.subject.annotations.Annotations`.
+        row: the picture's position in :class:`ExpertMaps`.
+    """
 
     title: str
     pixels: np.ndarray
@@ -32,12 +37,7 @@ def drawings(subject: Subject) -> Iterator[Drawing]:
     observed = subject.observed
     maps = {short(layer): expert_maps(observed, layer) for layer in observed.layers}
     for number, rows in enumerate(subject.first_objects(OBJECTS)):
-        chosen = subject.only(rows)
-        pixels = pictures(subject.run.dataset, chosen.domain, chosen.index)
-        columns = [
-            Column(subject.domains_of(observed.domain[row : row + 1]), p, observed.annotations.parts[row], int(row))
-            for row, p in zip(rows.tolist(), pixels, strict=True)
-        ]
+        columns = columns_of(subject, rows)
         names = ", ".join(dict.fromkeys(observed.class_names[observed.label[row]] for row in rows))
         yield Drawing(
             f"expert_maps_{number + 1}",
@@ -61,13 +61,23 @@ def drawings(subject: Subject) -> Iterator[Drawing]:
     )
 
 
+def columns_of(subject: Subject, rows: np.ndarray) -> list[Column]:
+    """A column for each of these rows of ``subject.observed``."""
+    observed, chosen = subject.observed, subject.only(rows)
+    pixels = pictures(subject.run.dataset, chosen.domain, chosen.index)
+    return [
+        Column(subject.domains_of(observed.domain[row : row + 1]), image, observed.annotations.parts[row], row)
+        for row, image in zip(rows.tolist(), pixels, strict=True)
+    ]
+
+
 def map_table(columns: list[Column], maps: Mapping[str, ExpertMaps]) -> pd.DataFrame:
     """Columns picture, layer, row, column, expert, gate, kept."""
     parts = []
     for column in columns:
-        for layer, found in maps.items():
-            rows, cols = np.indices(found.experts.shape[1:])
-            values = {name: getattr(found, name)[column.row].ravel() for name in ("experts", "gates", "kept")}
+        for layer, of_layer in maps.items():
+            rows, cols = np.indices(of_layer.experts.shape[1:])
+            values = {name: getattr(of_layer, name)[column.row].ravel() for name in ("experts", "gates", "kept")}
             head = {"picture": column.title, "layer": layer, "row": rows.ravel(), "column": cols.ravel()}
             parts.append(pd.DataFrame(head | values))
     return pd.concat(parts, ignore_index=True)
@@ -82,8 +92,8 @@ def draw_maps(columns: list[Column], maps: Mapping[str, ExpertMaps]) -> Figure:
         axes[0, place].set_title(column.title, fontsize=9)
         seen = column.parts[column.parts[:, 2] > 0]
         axes[0, place].scatter(seen[:, 0], seen[:, 1], s=26, facecolors="white", edgecolors="black", linewidths=1.2)
-        for axis, found in zip(axes[1:, place], maps.values(), strict=True):
-            expert_cells(axis, found.experts[column.row], found.num_experts)
+        for axis, of_layer in zip(axes[1:, place], maps.values(), strict=True):
+            expert_cells(axis, of_layer.experts[column.row], of_layer.num_experts)
     for axis, layer in zip(axes[:, 0], ["picture", *maps], strict=True):
         axis.set_ylabel(layer, fontsize=9)
     return figure

@@ -1,1 +1,1 @@
-"""The explorer of the HTML page: what the model did with single images."""
+"""The explorer of the HTML report: predictions, routing and attention on single images."""

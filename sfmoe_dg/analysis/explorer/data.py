@@ -1,7 +1,8 @@
-"""What the explorer shows, computed: pictures, expert choices, gates and attention of a sweep's runs on the same
-images.
+"""Computes the explorer's data: pictures, expert choices, gates and attention of a sweep's runs on the same images.
 
-All of it is plain JSON; arrays are bytes in base64. Legend: N images, S patches, K choices, H heads, h×w patches.
+The data are plain JSON; arrays are bytes in base64.
+
+Legend: N images, S patches, K choices, H heads, h×w patches.
 """
 
 from __future__ import annotations
@@ -28,20 +29,20 @@ from sfmoe_dg.models.moe.layers import moe_layers
 from sfmoe_dg.models.moe.trace import routing_trace
 
 MAX_BYTES = 45_000_000
-"""Of all data together. Once they are larger no run is added, so that they exceed it by one run at most."""
+"""Limit of all data together. No run is added once they are larger, so they exceed the limit by one run at most."""
 MAX_RUNS = 40
 BLOCKS = 4
-"""Attention is shown of at most so many blocks, the last among them."""
+"""At most this many blocks show their attention; the last block always does."""
 BATCH_SIZE = 64
 LOSSLESS = 64
-"""Pictures up to this size are kept as PNG, larger ones as JPEG."""
+"""Pictures up to this size in pixels are stored as PNG, larger ones as JPEG."""
 MAX_EXPERTS = 256
-"""A choice is one byte of the page."""
+"""Layers with more experts are left out: a choice is one byte."""
 
 
 @dataclass(frozen=True)
 class Explored:
-    """``data`` for the page; ``notes``, a sentence for whatever was left out."""
+    """``data`` is for the page; ``notes`` are sentences about what was left out."""
 
     data: dict[str, Any]
     notes: tuple[str, ...]
@@ -49,7 +50,7 @@ class Explored:
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """The images of one data set: ``table`` [objects, domains] holds positions in ``selection``, -1 for none."""
+    """The images of one data set. ``table`` [objects, domains] holds positions in ``selection``; -1: no such image."""
 
     name: str
     selection: ImageSelection
@@ -61,10 +62,10 @@ def explore(
 ) -> Explored:
     """Look into the runs of a sweep, the best of every algorithm and held-out domain, on about ``images`` images.
 
-    Where a data set tells identities, the same objects are shown in all domains, whatever split they are in.
+    If a data set has identities, all domains show the same objects, whatever split these are in.
 
     Raises:
-        UserError: if no finished run has kept its model, or the images are not there.
+        UserError: if no finished run has kept its model, or the images do not exist.
     """
     chosen, notes = _runs(root)
     names = list(dict.fromkeys(candidate.record["args"]["dataset"] for candidate in chosen))
@@ -78,11 +79,11 @@ def explore(
         if name not in shown:
             shown[name] = choose_images(run, max(1, images // len(names)))
             datasets.append(describe_dataset(run, shown[name]))
-            size += len(str(datasets[-1]))
+            size += json_size(datasets[-1])
         described, left_out = describe_run(run, candidate, shown[name])
         runs.append(described | {"dataset": list(shown).index(name)})
         notes += left_out
-        size += len(str(runs[-1]))
+        size += json_size(runs[-1])
         if size > MAX_BYTES:
             rest = f", and {len(chosen) - len(runs)} runs are left out" if len(runs) < len(chosen) else ""
             notes.append(f"the explorer's data take {size / 1e6:.0f} MB, fewer images would take less{rest}")
@@ -90,26 +91,40 @@ def explore(
     return Explored({"datasets": datasets, "runs": runs}, tuple(notes))
 
 
+def json_size(value: Any) -> int:
+    """About how many characters ``value`` takes as JSON, counted without writing them."""
+    if isinstance(value, str):
+        return len(value) + 2
+    if isinstance(value, Mapping):
+        return 2 + sum(json_size(key) + json_size(entry) + 2 for key, entry in value.items())
+    if isinstance(value, list):
+        return 2 + sum(json_size(entry) + 1 for entry in value)
+    return len(str(value))
+
+
 def _runs(root: Path) -> tuple[list[Candidate], list[str]]:
-    """The best run of every data set, algorithm and held-out domains, by name; and what was left out."""
+    """The best run of every (data set, algorithm, held-out domains), sorted by name; and notes on what is left out."""
     best: dict[tuple[str, str, tuple[int, ...]], Candidate] = {}
-    found = candidates(root)
-    for candidate in found:
+    finished = candidates(root)
+    for candidate in finished:
         args = candidate.record["args"]
         best.setdefault((args["dataset"], args["algorithm"], tuple(args["test_envs"])), candidate)
     if not best:
         raise UserError(f"no finished run in {root} has kept its model, so there is nothing to explore")
     ordered = [best[key] for key in sorted(best)]
     notes = []
-    if len(found) > len(ordered):
-        notes.append(f"the explorer shows {len(ordered)} of {len(found)} runs: the best of each algorithm and domain")
+    if len(finished) > len(ordered):
+        notes.append(
+            f"the explorer shows {len(ordered)} of {len(finished)} runs: the best of each algorithm and domain"
+        )
     if len(ordered) > MAX_RUNS:
         notes.append(f"{len(ordered) - MAX_RUNS} runs are not in the explorer, which shows at most {MAX_RUNS}")
     return ordered[:MAX_RUNS], notes
 
 
 def choose_images(run: OpenedRun, images: int) -> Shown:
-    """The same objects in every domain, held-out ones of the unseen domain first, or as many images of each domain."""
+    """The same objects in every domain, taken from the unseen domain's out-split; without identities, as many images of
+    every domain."""
     dataset = run.dataset
     count = max(1, images // len(dataset))
     if any(domain.identities is None for domain in dataset):
@@ -177,7 +192,7 @@ def data_uri(pixels: np.ndarray) -> str:
 
 
 def describe_run(run: OpenedRun, candidate: Candidate, shown: Shown) -> tuple[dict[str, Any], list[str]]:
-    """Predictions, routing and attention of one run on the shown images; and a sentence for every layer left out."""
+    """Predictions, routing and attention of one run on the shown images; and a note for every layer left out."""
     selection = shown.selection
     routing, predicted = _predict(run, selection)
     args = candidate.record["args"]
@@ -195,13 +210,13 @@ def describe_run(run: OpenedRun, candidate: Candidate, shown: Shown) -> tuple[di
     }
     return described, [
         f"{short(layer)} of {name} is not in the explorer, which shows layers of at most {MAX_EXPERTS} experts"
-        for layer, found in routing.items()
-        if found.num_experts > MAX_EXPERTS
+        for layer, of_layer in routing.items()
+        if of_layer.num_experts > MAX_EXPERTS
     ]
 
 
 def _predict(run: OpenedRun, selection: ImageSelection) -> tuple[Mapping[str, LayerRouting], np.ndarray]:
-    """The routing, of no layer where there are no experts, and the predicted classes."""
+    """The routing (empty for a run without experts) and the predicted classes."""
     if not moe_layers(run.algorithm):
         return {}, predict_all(run, selection, batch_size=BATCH_SIZE)
     recorder = RoutingRecorder(run.algorithm, len(selection))
@@ -210,16 +225,16 @@ def _predict(run: OpenedRun, selection: ImageSelection) -> tuple[Mapping[str, La
 
 
 def describe_layers(routing: Mapping[str, LayerRouting], num_patches: int) -> list[dict[str, Any]]:
-    """Chosen experts and their weights in 255ths, bytes [N, S, K] each; a weight of 0 is a dropped choice."""
-    found = []
+    """Per layer the chosen experts and their weights in 255ths, bytes [N, S, K] each; 0 is a dropped choice."""
+    described = []
     for name, layer in routing.items():
         if layer.num_experts > MAX_EXPERTS:
             continue
         experts, gates = layer.experts[:, -num_patches:], layer.gates[:, -num_patches:]
         weights = np.clip(np.round(gates.astype(np.float32) * 255), 0, 255)
-        # A choice that was kept stays visible, however small its weight.
+        # A kept choice has at least 1, so that it stays visible.
         weights = np.where(layer.kept[:, -num_patches:], np.maximum(weights, 1), 0)
-        found.append(
+        described.append(
             {
                 "name": short(name),
                 "experts": layer.num_experts,
@@ -228,30 +243,30 @@ def describe_layers(routing: Mapping[str, LayerRouting], num_patches: int) -> li
                 "gates": _base64(weights.astype(np.uint8).tobytes()),
             }
         )
-    return found
+    return described
 
 
 def _attention(run: OpenedRun, selection: ImageSelection) -> list[dict[str, Any]]:
-    """Per block the class token's attention, bytes [N, H, h, w], each map in 255ths of its largest value."""
+    """Per block the class token's attention, bytes [N, H, h, w]; each map in 255ths of its largest value."""
     one = ImageSelection(selection.domain[:1], selection.index[:1], selection.split[:1])
     _, first = next(run.placed(one))
     try:
         network = vision_transformer(run.algorithm, first)
         class_token_rows(network, first)
     except UserError:
-        # No class token or no heads: there is no map to show, and the page says so.
+        # Without a class token or heads there is no map; the page says so.
         return []
     depth = len(network.blocks)
     blocks = sorted({round(b) for b in np.linspace(0, depth - 1, min(BLOCKS, depth))})
     maps: dict[int, np.ndarray] = {}
-    # Every picture is decoded once, for all blocks.
+    # Images in the outer loop: each is decoded once for all blocks.
     for rows, x in run.placed(selection, BATCH_SIZE):
         for block in blocks:
-            found = class_token_rows(network, x, block).patches
-            high = np.maximum(found.max(axis=(2, 3), keepdims=True), 1e-12)
+            attention = class_token_rows(network, x, block).patches
+            high = np.maximum(attention.max(axis=(2, 3), keepdims=True), 1e-12)
             if block not in maps:
-                maps[block] = np.zeros((len(selection), *found.shape[1:]), np.uint8)
-            maps[block][rows] = np.round(found / high * 255)
+                maps[block] = np.zeros((len(selection), *attention.shape[1:]), np.uint8)
+            maps[block][rows] = np.round(attention / high * 255)
     return [
         {
             "name": f"block {block}" + (" (last)" if block == depth - 1 else ""),
@@ -264,7 +279,7 @@ def _attention(run: OpenedRun, selection: ImageSelection) -> list[dict[str, Any]
 
 
 def _square(routing: Mapping[str, LayerRouting]) -> list[int] | None:
-    """The grid of a model without a class token; None if its layers do not see a square of patches."""
+    """The grid of a model without a class token; None if its layers do not see a square grid."""
     tokens = {layer.experts.shape[1] for layer in routing.values()}
     side = round(max(tokens, default=0) ** 0.5)
     return [side, side] if tokens == {side * side} else None

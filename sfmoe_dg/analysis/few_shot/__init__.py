@@ -1,1 +1,1 @@
-"""Linear probes on few labelled images of a new domain."""
+"""Accuracy on an unseen domain after a few labelled examples of it."""

@@ -1,9 +1,9 @@
-"""Few-shot transfer: what a run makes of an unseen domain once it sees a few labelled examples of it.
+"""Few-shot transfer: accuracy on an unseen domain after a few labelled examples of it.
 
-Two ways: a closed-form ridge head on frozen features (V-MoE, arXiv 2106.05974: linear few-shot evaluation), and a few
-learned prompt tokens beside the image's own, everything else frozen (Uni-Perceiver-MoE, arXiv 2206.04674: prompt tuning
-with 1 % of the data; theirs has prompts at every layer and tunes norms too, here they enter before the first block and
-nothing else moves).
+There are two methods. A ridge head in closed form on frozen features (V-MoE, arXiv 2106.05974: linear few-shot
+evaluation). Prompt tokens that are learned while everything else is frozen (Uni-Perceiver-MoE, arXiv 2206.04674: prompt
+tuning with 1 % of the data; the authors have prompts at every layer and tune norms too, here the prompts enter before
+the first block only).
 
 Legend: N examples, F features, B images, S tokens of one image, L prompt tokens, D width.
 """
@@ -26,7 +26,7 @@ from sfmoe_dg.foundation.seeds import generator
 from sfmoe_dg.training.evaluate import is_correct
 
 BIAS = 100.0
-"""The constant feature of the ridge head, so large that the intercept is hardly shrunk (V-MoE's code)."""
+"""The constant feature of the ridge head. It is large, so the penalty hardly shrinks the intercept (V-MoE's code)."""
 L2 = 2.0**10
 SHOTS: tuple[int | float, ...] = (1, 5, 10, 0.01)
 
@@ -34,17 +34,17 @@ SHOTS: tuple[int | float, ...] = (1, 5, 10, 0.01)
 def draw_examples(
     labels: np.ndarray, amount: int | float, seed: int, draw: int, whole: int | None = None
 ) -> np.ndarray:
-    """Positions of the examples to learn from, int64, ascending.
+    """Draw the examples to learn from; returns their positions, int64, ascending.
 
     Args:
-        labels: int64 [N], the classes of all that may be drawn.
-        amount: a whole number: so many of every class, all of a class that has fewer; a share below 1: that part of
-            ``whole``, at least one image, whatever the classes.
-        draw: which of several draws. A larger amount of the same draw contains the smaller one.
-        whole: how many images the share is taken of, the size of the whole domain, say; default N.
+        labels: int64 [N], the classes of all images that may be drawn.
+        amount: a whole number is the number of examples per class (all of a class that has fewer). A number below 1 is
+            a share of ``whole``, at least one image, regardless of class.
+        draw: number of the draw. The examples of a larger amount contain those of a smaller one in the same draw.
+        whole: the number of images that a share refers to, such as the size of the domain; default N.
 
     Raises:
-        UserError: on an amount that is neither, or a share of more images than may be drawn.
+        UserError: if ``amount`` is neither, or if the share is more images than may be drawn.
     """
     random = generator(seed, "few_shot", draw)
     order = random.permutation(len(labels))
@@ -77,7 +77,7 @@ class RidgeHead:
         x_NF = self._standardized(features)
         y_NC = 2.0 * np.eye(num_classes)[labels] - 1.0
         count, width = x_NF.shape
-        # Of the two equal forms, the one with the smaller system.
+        # Both forms are equal; the one with the smaller system is solved.
         if count < width:
             self.weights_FC = x_NF.T @ np.linalg.solve(x_NF @ x_NF.T + l2 * np.eye(count), y_NC)
         else:
@@ -88,7 +88,7 @@ class RidgeHead:
         return np.pad(scaled, ((0, 0), (0, 1)), constant_values=BIAS)
 
     def scores(self, features: np.ndarray) -> np.ndarray:
-        """Float [N, classes], the larger the likelier."""
+        """Scores, float [N, classes]; the class with the largest is predicted."""
         return self._standardized(features) @ self.weights_FC
 
 
@@ -106,9 +106,9 @@ def few_shot_ridge(
     """Frozen features and a ridge head learned from a few examples of the domain.
 
     Args:
-        pool: the domain's images to draw examples from; a test domain's ``out`` split, say.
-        query: other images of it to measure on, the same for all draws; its ``in`` split, say.
-        shots, draws, seed, whole: see :func:`draw_examples`; ``whole`` is the domain's size, of which shares are taken.
+        pool: images of the domain to draw examples from, such as a test domain's ``out`` split.
+        query: other images of the domain to measure accuracy on, such as its ``in`` split; the same for all draws.
+        shots, draws, seed, whole: see :func:`draw_examples`.
 
     Returns:
         columns ``method`` ('ridge', or 'none' for the run's own classifier without examples), ``shots``, ``examples``
@@ -143,7 +143,7 @@ def few_shot_prompts(
     steps: int = 100,
     lr: float = 1e-2,
 ) -> pd.DataFrame:
-    """A few prompt tokens learned from a few examples; the network and its classifier stay as they are.
+    """Prompt tokens learned from a few examples; the network and its classifier stay frozen.
 
     Args:
         pool, query, shots, draws, seed, whole: as in :func:`few_shot_ridge`; pool and query are held in memory.
@@ -188,8 +188,8 @@ def tune_prompts(
 ) -> Tensor:
     """Learn prompt tokens, float [L, D], by Adam on the cross-entropy of the examples ``x`` [N, C, H, W], ``y`` [N].
 
-    They start from N(0, 0.02²). Everything but them is as in evaluation, and stays as it is. More than ``batch_size``
-    examples are drawn without replacement at every step.
+    They start from N(0, 0.02²). Everything else is in evaluation mode and frozen. Of more than ``batch_size`` examples,
+    that many are drawn without replacement at every step.
 
     Raises:
         UserError: if the algorithm predicts with a network that has no tokens.
@@ -217,10 +217,10 @@ def tune_prompts(
 
 @contextmanager
 def prompted(algorithm: Algorithm, x: Tensor, prompts_LD: Tensor) -> Iterator[None]:
-    """Within the block, prompt tokens join every image's tokens from the first block to the last.
+    """Inside the ``with`` block, prompt tokens are appended to every image's tokens.
 
-    They come after the patches, where attention sees them like any other token, and are taken away before the last
-    norm, so that whatever pools the tokens pools the image's own. ``x`` is one image, to find the network.
+    They are added after the patches, before the first transformer block, and removed before the last norm, so that
+    pooling sees the image's own tokens only. ``x`` is one image, used to find the network.
 
     Raises:
         UserError: if the algorithm predicts with a network that has no tokens.
@@ -256,8 +256,8 @@ def accuracy_of(algorithm: Algorithm, batches: Batches) -> float:
 def _measured(
     method: str, amount: int | float, examples: Sequence[np.ndarray], accuracy: Callable[[np.ndarray, int], float]
 ) -> dict[str, object]:
-    found = [accuracy(chosen, draw) for draw, chosen in enumerate(examples)]
-    return _row(method, amount, [len(chosen) for chosen in examples], found)
+    accuracies = [accuracy(chosen, draw) for draw, chosen in enumerate(examples)]
+    return _row(method, amount, [len(chosen) for chosen in examples], accuracies)
 
 
 def _row(method: str, amount: int | float, examples: Sequence[int], accuracies: Sequence[float]) -> dict[str, object]:

@@ -45,7 +45,7 @@ def drawings(subject: Subject) -> Iterator[Drawing]:
 
 
 def methods_of(table: pd.DataFrame) -> str:
-    """For the caption: what was measured, and for which models there are no prompts."""
+    """For captions: what was measured, and which models have no prompts."""
     ridge = f"ridge head on frozen features (1, 5, 10 per class and {SHARE:.0%} of the domain)"
     prompted = set(table.loc[table["method"] == "prompts", "model"])
     without = [model for model in dict.fromkeys(table["model"]) if model not in prompted]
@@ -57,13 +57,13 @@ def methods_of(table: pd.DataFrame) -> str:
 
 
 def measure(subject: Subject, run: OpenedRun, env: int) -> tuple[pd.DataFrame, int]:
-    """Both methods for one run and domain, and the number of images it was measured on."""
+    """The accuracies of both methods for one run and domain, and the number of images they are measured on."""
     pool = list(subject.batches(run.select(("out",), [env]), run))
     questions = run.select(("in",), [env], min(QUESTIONS, subject.images or QUESTIONS))
     query = list(subject.batches(questions, run))
     whole = len(run.dataset[env])
     tables = [few_shot_ridge(run.algorithm, pool, query, draws=DRAWS, whole=whole)]
-    # A network without tokens takes no prompts; what its features are worth is measured all the same.
+    # A network without tokens takes no prompts; the ridge head is measured all the same.
     if has_tokens(run, query[0][0][:1]):
         prompts = few_shot_prompts(run.algorithm, pool, query, shots=(SHARE,), draws=PROMPT_DRAWS, whole=whole)
         tables.append(prompts[prompts["method"] == "prompts"])

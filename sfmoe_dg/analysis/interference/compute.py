@@ -5,11 +5,11 @@ Source: Uni-Perceiver-MoE (arXiv 2206.04674), task interference, with the traini
     D_j L_i = L_i(θ) - L_i(θ - s · g_j / ‖g_j‖)        how much a step of length s for domain j lowers i's loss
     I_ij    = mean over batches of D_j L_i / D_i L_i    relative to i's own step
 
-Rows i are affected, columns j do the updating. The diagonal is 1, negative values are harm. Only one layer's weights
-move, g_j being the gradient of L_j by them. To first order in s, D_j L_i = s · g_i·g_j / ‖g_j‖, so that the gradient
-form of I_ij is the cosine of two domains' gradients; it is symmetric, the finite step is not. Neither changes when a
-domain's loss is rescaled. Gradients are of single batches, whose noise lowers their cosine: compare models at the same
-batch size.
+Rows i are affected, columns j do the updating. The diagonal is 1; negative values are harm. Only one layer's weights
+change, and g_j is the gradient of L_j by these weights. To first order in s, D_j L_i = s · g_i·g_j / ‖g_j‖, so the
+gradient form of I_ij is the cosine of two domains' gradients. It is symmetric; the finite-step form is not. Rescaling a
+domain's loss changes neither. Gradients are of single batches, whose noise lowers the cosine: compare models at the
+same batch size.
 
 Legend: I training domains, J batches, P parameters of a layer.
 """
@@ -39,10 +39,10 @@ FORMS = ("gradient", "step")
 
 
 def domain_loss(algorithm: Algorithm, env: int, x: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy of what the algorithm predicts.
+    """Cross-entropy of the algorithm's prediction.
 
-    Networks that route by domain (conditional MoE) are told the domain, as in training. Methods that draw noise when
-    they predict (MTL) draw the same at every call, or the noise would drown a small step.
+    Networks that route by domain (conditional MoE) get the domain, as in training. Methods that draw noise when they
+    predict (MTL) draw the same noise at every call; different noise would hide the effect of a small step.
     """
     known = {"domains": torch.full((len(x),), env, device=x.device)}
     hooks = [
@@ -76,17 +76,18 @@ def part_of_layer(name: str) -> str:
 def layers_of(
     algorithm: Algorithm, x: Tensor, grouping: Callable[[str], str] = layer_of
 ) -> dict[str, list[nn.Parameter]]:
-    """The trainable parameters by layer of the backbone that predicts, in its order; at last all of them.
+    """The trainable parameters by layer of the backbone that predicts, in its order; the last entry holds all of them.
 
-    Parameters outside that backbone are ``classifier``, also those of networks that do not predict. ``x`` is any batch.
+    Parameters outside that backbone are under ``classifier``, those of networks that do not predict too. ``x`` is any
+    batch.
     """
     backbone = predicting_featurizer(algorithm, x).network
     inside = {id(p): grouping(name) for name, p in backbone.named_parameters()}
     layers: dict[str, list[nn.Parameter]] = {}
     for parameter in (p for p in [*backbone.parameters(), *algorithm.parameters()] if p.requires_grad):
         layers.setdefault(inside.get(id(parameter), "classifier"), []).append(parameter)
-    unique = {name: list({id(p): p for p in found}.values()) for name, found in layers.items()}
-    return {**unique, ALL_LAYERS: [p for found in unique.values() for p in found]}
+    unique = {name: list({id(p): p for p in members}.values()) for name, members in layers.items()}
+    return {**unique, ALL_LAYERS: [p for members in unique.values() for p in members]}
 
 
 def domain_interference(
@@ -102,17 +103,17 @@ def domain_interference(
 
     Args:
         batches: what the training loader yields: per batch one (x, y) for every training domain.
-        form: "gradient": one backward pass per domain and batch. "step": also domains² · layers forward passes.
-        step: length of the finite step, the distance that one layer's weights move.
-        grouping: from a parameter's name in the backbone to its layer.
-        loss: of one domain.
+        form: "gradient" needs one backward pass per domain and batch; "step" also domains² · layers forward passes.
+        step: length of the finite step of one layer's weights.
+        grouping: function from a parameter's name in the backbone to the name of its layer.
+        loss: the loss of one domain.
 
     Returns:
         columns ``layer``, ``affected``, ``updating`` (positions of training domains), ``interference`` (mean over
-        batches), ``stderr``, ``batches`` (that count). A batch does not count for a pair if a domain has no gradient
-        by that layer, or, in the step form, if its own step does not lower its loss by more than rounding does (in
-        float32 a step below 1e-3 is too short for small layers). Layers that no loss depends on (a discriminator,
-        say) are left out.
+        batches), ``stderr``, ``batches`` (number that count). A batch does not count for a pair if a domain has no
+        gradient in that layer, or, in the step form, if its own step lowers its loss by no more than rounding (in
+        float32 a step below 1e-3 is too short for small layers). Layers that no loss depends on, such as a
+        discriminator, are left out.
 
     Raises:
         UserError: on an unknown form, a step that is not above 0, or no batch.
@@ -121,23 +122,23 @@ def domain_interference(
         raise UserError(f"form of interference is {form!r}; allowed: {', '.join(FORMS)}")
     if not step > 0:
         raise UserError(f"the step is {step}; it must be above 0")
-    found: list[dict[str, np.ndarray]] = []
+    matrices: list[dict[str, np.ndarray]] = []
     layers: dict[str, list[nn.Parameter]] = {}
     for minibatches in batches:
         with evaluating(algorithm), _average_differentiable(algorithm, minibatches[0][0]):
             layers = layers or layers_of(algorithm, minibatches[0][0], grouping)
             gradients = _gradients(algorithm, minibatches, layers, loss)
             if form == "gradient":
-                found.append({layer: cosines(used.rows_IP) for layer, used in gradients.items()})
+                matrices.append({layer: cosines(used.rows_IP) for layer, used in gradients.items()})
             else:
-                found.append(_by_steps(algorithm, minibatches, gradients, loss, step))
-    if not found:
+                matrices.append(_by_steps(algorithm, minibatches, gradients, loss, step))
+    if not matrices:
         raise UserError("there is no batch to measure interference on")
-    return _table(found)
+    return _table(matrices)
 
 
 class _Gradients(NamedTuple):
-    """Parameters that some domain's loss depends on, and the gradients of all domains by them, side by side."""
+    """Parameters of a layer that some domain's loss depends on, and every domain's gradient by them, [I, P]."""
 
     parameters: list[nn.Parameter]
     rows_IP: Tensor
@@ -145,7 +146,7 @@ class _Gradients(NamedTuple):
 
 @contextmanager
 def _average_differentiable(algorithm: Algorithm, x: Tensor) -> Iterator[None]:
-    """Where an average of weights predicts, which is not trained itself, its gradients can be had within this block."""
+    """Enable gradients of an averaged, frozen network inside this block; other algorithms stay as they are."""
     frozen = [p for p in algorithm.parameters() if not p.requires_grad]
     averaged = not any(p.requires_grad for p in predicting_featurizer(algorithm, x).parameters())
     for parameter in frozen if averaged else ():
@@ -160,9 +161,9 @@ def _average_differentiable(algorithm: Algorithm, x: Tensor) -> Iterator[None]:
 def _gradients(
     algorithm: Algorithm, minibatches: Minibatches, layers: Mapping[str, list[nn.Parameter]], loss: Loss
 ) -> dict[str, _Gradients]:
-    """Per layer the gradients [I, P] of the domains' losses, those that are nothing but rounding set to zero.
+    """Per layer the gradients [I, P] of the domains' losses. Gradients within rounding error are set to zero.
 
-    The router of experts that are still identical has such: its exact gradient is zero.
+    An example is the router of experts that are still identical: its exact gradient is zero.
     """
     parameters = layers[ALL_LAYERS]
     rows = []
@@ -185,7 +186,7 @@ def _flat(gradient: Tensor | None, parameter: nn.Parameter) -> Tensor:
 
 
 def cosines(gradients_IP: Tensor) -> np.ndarray:
-    """The gradient form of interference, float64 [I, I]: cosines of gradients; NaN beside one that is zero."""
+    """The gradient form of interference, float64 [I, I]: cosines of gradients; NaN for a gradient that is zero."""
     g_IP = (gradients_IP.cpu() if gradients_IP.device.type == "mps" else gradients_IP).double()  # MPS has no float64
     norms_I = g_IP.norm(dim=1)
     matrix = (g_IP @ g_IP.T / (norms_I[:, None] * norms_I)).cpu().numpy()
@@ -201,7 +202,7 @@ def _by_steps(
     loss: Loss,
     step: float,
 ) -> dict[str, np.ndarray]:
-    """The finite-step form, per layer float64 [I, I]; every weight is put back bit for bit."""
+    """The finite-step form, per layer float64 [I, I]. Every weight is restored bit for bit."""
 
     def losses() -> np.ndarray:
         return np.array([loss(algorithm, i, x, y).item() for i, (x, y) in enumerate(minibatches)])
@@ -228,10 +229,11 @@ def _by_steps(
     return matrices
 
 
-def _table(found: list[dict[str, np.ndarray]]) -> pd.DataFrame:
+def _table(matrices: list[dict[str, np.ndarray]]) -> pd.DataFrame:
+    """The table of :func:`domain_interference` from the matrices of every batch by layer."""
     rows: list[dict[str, Any]] = []
-    for layer in dict.fromkeys(name for matrices in found for name in matrices):
-        stack = np.stack([matrices[layer] for matrices in found if layer in matrices])
+    for layer in dict.fromkeys(name for of_batch in matrices for name in of_batch):
+        stack = np.stack([of_batch[layer] for of_batch in matrices if layer in of_batch])
         for i, j in np.ndindex(*stack.shape[1:]):
             values = stack[:, i, j]
             values = values[~np.isnan(values)]
@@ -262,9 +264,9 @@ def matrix(table: pd.DataFrame, layer: str = ALL_LAYERS) -> np.ndarray:
 
 
 def mean_off_diagonal(table: pd.DataFrame) -> pd.DataFrame:
-    """One number per layer, for curves over depth: columns ``layer``, ``interference``, ``harmful``.
+    """One row per layer, for curves over depth: columns ``layer``, ``interference``, ``harmful``.
 
-    ``interference`` is the mean over ordered pairs of different domains, ``harmful`` the share of pairs below zero.
+    ``interference`` is the mean over ordered pairs of different domains, ``harmful`` the share of pairs below 0.
     """
     others = table[table["affected"] != table["updating"]].dropna(subset="interference")
     grouped = others.groupby("layer", sort=False)["interference"]

@@ -1,4 +1,4 @@
-"""Domain interference: how a step for one domain changes another's loss, layer by layer, sparse beside dense."""
+"""Domain interference: how a step for one domain changes the loss of another, sparse beside dense."""
 
 from __future__ import annotations
 
@@ -23,24 +23,13 @@ STEP = 1e-2
 
 
 def drawings(subject: Subject) -> Iterator[Drawing]:
-    names = subject.run.seen_domains
-    if len(names) < 2:
-        raise NotApplicable(f"{subject.title} was trained on one domain only")
-    tables = []
-    for model, run in subject.pair.items():
-        for form, number in BATCHES.items():
-            table = domain_interference(run.algorithm, minibatches(subject, run, number), form=form, step=STEP)
-            tables.append(table.assign(model=model, form=form))
-    table = pd.concat(tables, ignore_index=True)
-    what = (
-        f"{' beside '.join(subject.pair)} (held out {subject.run.held_out}); {BATCHES['gradient']} batches (finite "
-        f"step of {STEP:g}: {BATCHES['step']}) of {BATCH_SIZE} images of the in-split of each of {', '.join(names)} "
-        f"({subject.run.dataset.name})"
-    )
+    names = list(subject.run.seen_domains)
+    table = interference_of(subject)
+    what = f"{' beside '.join(subject.pair)} (held out {subject.run.held_out}); {batches_of(subject)}"
     yield Drawing(
         "interference",
-        draw_matrices(table, list(names)),
-        table.assign(affected=[names[i] for i in table["affected"]], updating=[names[i] for i in table["updating"]]),
+        draw_matrices(table, names),
+        with_names(table, names),
         f"Interference of training domains over all weights, gradient and finite-step form (1: as good as its own "
         f"step, below 0: harm): {what}.",
     )
@@ -53,6 +42,35 @@ def drawings(subject: Subject) -> Iterator[Drawing]:
     )
 
 
+def interference_of(subject: Subject) -> pd.DataFrame:
+    """:func:`domain_interference` of the subject's pair in both forms; columns ``model`` and ``form`` are added.
+
+    Raises:
+        NotApplicable: if the run was trained on fewer than two domains.
+    """
+    if len(subject.run.seen_domains) < 2:
+        raise NotApplicable(f"{subject.title} was trained on one domain only")
+    tables = []
+    for model, run in subject.pair.items():
+        for form, number in BATCHES.items():
+            table = domain_interference(run.algorithm, minibatches(subject, run, number), form=form, step=STEP)
+            tables.append(table.assign(model=model, form=form))
+    return pd.concat(tables, ignore_index=True)
+
+
+def batches_of(subject: Subject) -> str:
+    """For captions: on which batches :func:`interference_of` measures."""
+    return (
+        f"{BATCHES['gradient']} batches (finite step of {STEP:g}: {BATCHES['step']}) of {BATCH_SIZE} images of the "
+        f"in-split of each of {', '.join(subject.run.seen_domains)} ({subject.run.dataset.name})"
+    )
+
+
+def with_names(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """The table with names of domains in place of their positions."""
+    return table.assign(affected=[names[i] for i in table["affected"]], updating=[names[i] for i in table["updating"]])
+
+
 def by_layer(table: pd.DataFrame) -> pd.DataFrame:
     """:func:`mean_off_diagonal` of every model and form."""
     means = []
@@ -62,7 +80,7 @@ def by_layer(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def minibatches(subject: Subject, run: OpenedRun, number: int) -> Iterator[Minibatches]:
-    """Batches of the training domains' in-splits, drawn without replacement within one, the same for every run."""
+    """Batches of the training domains' in-splits, the same for every run. No image comes twice within a batch."""
     envs = [env for env in range(len(run.dataset)) if env not in run.spec.test_envs]
     for batch in range(number):
         parts = []

@@ -1,1 +1,1 @@
-"""Which expert takes which part of an object (SF-MoE, figure of part histograms)."""
+"""Which expert takes which part of an object (SF-MoE's part histogram)."""

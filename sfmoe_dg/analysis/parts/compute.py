@@ -1,7 +1,7 @@
-"""Which experts look after which parts: SF-MoE's two-dimensional histogram of part locations and experts.
+"""Which expert takes which part: SF-MoE's two-dimensional histogram of part locations and experts.
 
-Source: SF-MoE, the analysis of attributes and experts: every part location is matched with its nearest 9 patches, each
-patch with its first choice of expert.
+Source: SF-MoE, the analysis of attributes and experts. Every part location is matched with its 9 nearest patches, and
+every patch counts for its first choice of expert.
 
 Legend: N images, P parts, S patches, E experts.
 """
@@ -27,19 +27,19 @@ def nearest_patches(parts: np.ndarray, grid: tuple[int, int], count: int = NEARE
     Args:
         parts: [N, P, 3], x and y as shares of the picture, and visibility.
         grid: rows and columns; patch ``row · columns + column``.
-        count: 9, or fewer on small grids. Of patches equally near, the first in raster order is taken.
+        count: 9, or fewer on small grids. Of equally near patches, the first in raster order is taken.
     """
     rows, columns = grid
     row, column = np.divmod(np.arange(rows * columns), columns)
     x, y, _ = np.split(parts_in_patches(parts, grid), 3, axis=-1)
-    # Rounded, so that distances that are equal in truth are equal here as well.
+    # Rounded, so that equal distances compare as equal.
     distance = np.round((x - column) ** 2 + (y - row) ** 2, 6)
     order = np.argsort(distance, axis=-1, kind="stable")[..., :count]
     return np.where(parts[..., 2:] > 0, order, -1)
 
 
 def part_patches(observations: Observations, count: int = NEAREST) -> np.ndarray:
-    """Which patches belong to which part, bool [N, P + 1, S]; the last row is the background, what belongs to none.
+    """Which patches belong to which part, bool [N, P + 1, S]. The last row is the background: patches of no part.
 
     Raises:
         UserError: if the images have no part locations, or the grid has fewer than ``count`` patches.
@@ -60,11 +60,11 @@ def part_patches(observations: Observations, count: int = NEAREST) -> np.ndarray
 def part_histogram(observations: Observations, layer: str, count: int = NEAREST) -> pd.DataFrame:
     """How many patches near each part chose each expert first.
 
-    A patch near several parts counts for each of them, one near none as background.
+    A patch near several parts counts for each of them; a patch near no part counts as background.
 
     Returns:
-        Counts, int64; rows (domain, part) with every domain that has images and then :data:`TOGETHER`, parts in their
-        order and then :data:`BACKGROUND`; columns experts 0 to E − 1.
+        Counts, int64. Rows are (domain, part): every domain that has images, then :data:`TOGETHER`; every part, then
+        :data:`BACKGROUND`. Columns are the experts 0 to E − 1.
 
     Raises:
         UserError: see :func:`part_patches`, and on an unknown layer.
@@ -82,33 +82,33 @@ def part_histogram(observations: Observations, layer: str, count: int = NEAREST)
 
 
 def shares(histogram: pd.DataFrame) -> pd.DataFrame:
-    """Every row of a histogram as shares that sum to 1; NaN where a part was never visible."""
+    """Every row of a histogram divided by its sum; NaN where a part was never visible."""
     return histogram.div(histogram.sum(axis=1).replace(0, np.nan), axis=0)
 
 
 def part_information(histogram: pd.DataFrame) -> pd.DataFrame:
-    """How much a part tells of the expert, one row per domain.
+    """How much the part says about the expert, one row per domain.
 
     Columns: ``patches``; ``mutual_information`` in bits; ``normalised``, 2·I / (H(part) + H(expert)); ``explained``,
-    I / H(expert). Experts that choose by position alone score above 0 too, since parts have usual places: compare with
+    I / H(expert). Parts have usual places, so routing by position alone also scores above 0. Compare with
     :func:`sfmoe_dg.analysis.statistics.baselines.shuffled` routing that keeps "positions".
     """
     rows = {}
     for domain, table in histogram.groupby(level="domain", sort=False):
-        found = entropies(table.to_numpy())
+        information = entropies(table.to_numpy())
         rows[domain] = {
             "patches": int(table.to_numpy().sum()),
-            "mutual_information": float(found.mutual),
-            "normalised": float(found.normalised),
-            "explained": float(found.explained),
+            "mutual_information": float(information.mutual),
+            "normalised": float(information.normalised),
+            "explained": float(information.explained),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("domain")
 
 
 def part_overlap(histogram: pd.DataFrame, domain: str = TOGETHER) -> pd.DataFrame:
-    """How alike two parts' experts are: Σ_e min(share, share), 1 for the same distribution and 0 for disjoint ones.
+    """Overlap of two parts' shares of experts: Σ_e min(share, share), 1 for equal shares, 0 for disjoint experts.
 
-    SF-MoE observes that left and right wing share an expert; here that has a number.
+    It measures what SF-MoE observes: left and right wing share an expert.
 
     Raises:
         UserError: if the histogram has no such domain.

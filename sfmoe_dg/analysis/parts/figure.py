@@ -1,4 +1,4 @@
-"""Which experts look after which parts (SF-MoE's histogram), per domain and together, and how much of it is chance."""
+"""Which expert takes which part of the object (SF-MoE's histogram), per domain, and how much of it is chance."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sfmoe_dg.analysis.subject.observations import Observations, observe
 from sfmoe_dg.analysis.subject.subject import NotApplicable, Subject
 
 SMALL_GRID = 4
-"""On small grids a part gets a patch of so many: nine of sixteen would be half of the picture."""
+"""A part takes at most 1 of this many patches: nine of sixteen would be more than half of the picture."""
 PANELS = 3
 
 
@@ -25,9 +25,9 @@ def drawings(subject: Subject) -> Iterator[Drawing]:
     observed, layer = subject.observed, subject.main_layer
     if not observed.annotations.part_names:
         raise NotApplicable(f"{subject.run.dataset.name} has no part locations")
-    nearest = min(NEAREST, max(1, observed.grid[0] * observed.grid[1] // SMALL_GRID))
+    nearest = patches_per_part(observed.grid)
     histogram = part_histogram(observed, layer, nearest)
-    rule = f"each visible part counts for its {nearest} nearest patches of {observed.grid[0]}×{observed.grid[1]}"
+    rule = matching_rule(observed.grid)
     yield Drawing(
         "parts",
         draw_histogram(histogram),
@@ -48,8 +48,18 @@ def drawings(subject: Subject) -> Iterator[Drawing]:
     )
 
 
+def patches_per_part(grid: tuple[int, int]) -> int:
+    """How many nearest patches each part is matched with: SF-MoE's 9, and fewer on small grids."""
+    return min(NEAREST, max(1, grid[0] * grid[1] // SMALL_GRID))
+
+
+def matching_rule(grid: tuple[int, int]) -> str:
+    """For captions: which patches count for a part."""
+    return f"each visible part counts for its {patches_per_part(grid)} nearest patches of {grid[0]}×{grid[1]}"
+
+
 def routings(subject: Subject) -> Mapping[str, Observations]:
-    """The trained routing and the baselines, by name."""
+    """The trained routing and three baselines that carry no meaning, by name."""
     observed = subject.observed
     return {
         "trained": observed,

@@ -1,4 +1,4 @@
-"""Who goes where: experts against classes and positions, and how much of routing each of them accounts for.
+"""Experts against classes and positions, and how much class, domain and position say about the expert.
 
 Source: V-MoE, the routing analyses (selection frequency of experts per class; early layers show almost no class
 structure, late layers serve few classes).
@@ -26,13 +26,12 @@ def class_table(observations: Observations, layer: str, measure: str = "frequenc
     """How tokens of every class's images are routed.
 
     Args:
-        measure: "frequency": the share of the class's tokens that choose the expert, among their K choices, so that a
-            column sums to K; "weight": the mean of the expert's combine weight over those tokens, 0 where not chosen or
-            dropped.
+        measure: "frequency": the share of the class's tokens with the expert among their K choices; a column sums to K.
+            "weight": the mean of the expert's combine weight over those tokens; 0 where it is not chosen or dropped.
 
     Returns:
-        float64, rows experts, columns the names of the classes that have images. All tokens count, the class token
-        among them.
+        float64, rows are experts, columns are the names of the classes that have images. All tokens count, class
+        tokens too.
 
     Raises:
         UserError: on another measure, or an unknown layer.
@@ -45,7 +44,7 @@ def class_table(observations: Observations, layer: str, measure: str = "frequenc
 
 
 def position_table(observations: Observations, layer: str, measure: str = "frequency") -> pd.DataFrame:
-    """How the patches at every place of the grid are routed; as :func:`class_table`, columns (row, column)."""
+    """How the patches at every position of the grid are routed: as :func:`class_table`, columns are (row, column)."""
     routing = observations.patches(layer)
     rows, columns = observations.grid
     names = pd.MultiIndex.from_product([range(rows), range(columns)], names=["row", "column"])
@@ -54,7 +53,7 @@ def position_table(observations: Observations, layer: str, measure: str = "frequ
 
 
 def _mean_per_expert(routing: LayerRouting, measure: str, group: np.ndarray) -> np.ndarray:
-    """Means over the tokens of each group, [E, groups]; ``group`` is broadcast over [N, S], every group has tokens."""
+    """Means over the tokens of each group, [E, groups]. ``group`` is broadcast to [N, S]; every group needs tokens."""
     if measure not in MEASURES:
         raise unknown("measure", measure, MEASURES)
     group = np.broadcast_to(group, routing.experts.shape[:2])
@@ -66,7 +65,7 @@ def _mean_per_expert(routing: LayerRouting, measure: str, group: np.ndarray) -> 
 
 
 def clustered_columns(table: pd.DataFrame) -> list[int]:
-    """An order of the columns, by position, in which like stands beside like.
+    """Positions of the columns in an order that puts similar columns side by side.
 
     Average linkage of the columns' Euclidean distances, leaves ordered so that neighbours differ least (Bar-Joseph et
     al., Fast Optimal Leaf Ordering, 2001).
@@ -78,13 +77,13 @@ def clustered_columns(table: pd.DataFrame) -> list[int]:
 
 
 def specialisation(observations: Observations, permutations: int = 200, seed: int = 0) -> pd.DataFrame:
-    """How much class, domain and position tell of the expert, per layer, by the patches' first choices.
+    """How much class, domain and position say about a patch's first choice of expert, per layer.
 
-    Rows (layer, variable). Columns: ``mutual_information`` in bits; ``normalised``, 2·I / (H(variable) + H(expert));
-    ``explained``, I / H(expert); ``chance``, the mean of ``normalised`` when class or domain is exchanged between
-    images, or places within an image; ``p``, how often chance does as well. ``chance`` is never 0, and matters most
-    with many classes and few images. For position, ``permutations`` is at most :data:`POSITION_SHUFFLES`. A variable
-    that is the same everywhere is left out.
+    Rows are (layer, variable). Columns: ``mutual_information`` in bits; ``normalised``, 2·I / (H(variable) +
+    H(expert)); ``explained``, I / H(expert); ``chance``, the mean of ``normalised`` when classes or domains are
+    exchanged between images, or positions within an image; ``p``, the share of exchanges that reach ``normalised``.
+    ``chance`` is above 0, most of all with many classes and few images. For position, at most
+    :data:`POSITION_SHUFFLES` permutations are made. A variable with one value is left out.
     """
     rows = {}
     for layer in observations.layers:
@@ -120,18 +119,20 @@ def _by_position(
     def table(experts: np.ndarray) -> np.ndarray:
         return np.stack([(experts == expert).sum(axis=0) for expert in range(num_experts)], axis=1)
 
-    found = table(top)
+    observed = table(top)
     null = np.array([entropies(table(random.permuted(top, axis=1))).normalised for _ in range(permutations)])
-    reached = (null >= entropies(found).normalised - 1e-9).sum()
-    return _row(found, float(null.mean()) if permutations else float("nan"), float((1 + reached) / (1 + permutations)))
+    reached = (null >= entropies(observed).normalised - 1e-9).sum()
+    return _row(
+        observed, float(null.mean()) if permutations else float("nan"), float((1 + reached) / (1 + permutations))
+    )
 
 
 def _row(table: np.ndarray, chance: float, p: float) -> dict[str, float]:
-    found = entropies(table)
+    information = entropies(table)
     return {
-        "mutual_information": float(found.mutual),
-        "normalised": float(found.normalised),
-        "explained": float(found.explained),
+        "mutual_information": float(information.mutual),
+        "normalised": float(information.normalised),
+        "explained": float(information.explained),
         "chance": chance,
         "p": p,
     }

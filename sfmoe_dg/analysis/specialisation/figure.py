@@ -1,4 +1,4 @@
-"""Experts by class and by position, per layer, and how much class, domain and position tell of the expert."""
+"""Experts by class and by position, per layer, and how much class, domain and position say about the expert."""
 
 from __future__ import annotations
 

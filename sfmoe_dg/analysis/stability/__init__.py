@@ -1,1 +1,1 @@
-"""Whether images with equal attributes are routed alike in other domains."""
+"""Whether experts go with the same attributes in other domains and in other runs."""

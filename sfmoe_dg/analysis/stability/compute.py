@@ -1,8 +1,8 @@
-"""Does an expert mean the same in another style, or in another run?
+"""Whether an expert goes with the same attributes in another domain, or in another run.
 
 An expert's **profile** in a domain is its point-biserial correlation with every attribute there. Profiles are compared
-by Spearman's rank correlation over attributes. Attributes must be present in, and absent from, a few objects of either
-domain; an expert whose usage does not vary has a profile of zeros.
+by Spearman's rank correlation over attributes. An attribute counts only if some objects of both domains have it and
+some have it not. An expert whose usage does not vary has a profile of zeros.
 
 Legend: A attributes, E experts, G domains, R permutations.
 """
@@ -26,24 +26,24 @@ from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.seeds import generator
 
 MIN_UNITS = 5
-"""An attribute counts if at least so many objects of a domain have it and so many do not."""
+"""An attribute counts if at least this many objects of a domain have it, and this many do not."""
 
 _ALL_ORDERS = 1000
-"""Up to so many orders of experts are all tried; of more, this number is drawn."""
+"""If the experts have at most this many orders, all are tried; otherwise this many are drawn."""
 
 
 @dataclass(frozen=True, eq=False)
 class Stability:
-    """How alike experts are between domains.
+    """Rank correlations of experts' profiles between domains.
 
     Attributes:
         experts: one row per expert and pair of domains: ``domain``, ``other``, ``kind`` ("seen-seen", "seen-unseen",
-            "unseen-unseen"), ``expert``, ``rho``; ``rho_others``, the mean rho with the other experts in the other
-            domain; ``p``, the chance of such a rho when usage has nothing to do with attributes.
-        pairs: one row per pair: ``rho`` and ``rho_others`` averaged over experts; ``attributes``, how many count;
-            ``p`` as above; ``p_same_expert``, the chance that experts paired at random are as alike: only this speaks
-            of the *same* expert, since two experts may be alike because all their profiles are.
-        kinds: the same means per kind of pair, with ``pairs``, their number, and ``p``.
+            "unseen-unseen"), ``expert``; ``rho``, the expert with itself; ``rho_others``, its mean rho with the other
+            experts in the other domain; ``p``, the chance of such a rho if usage is unrelated to attributes.
+        pairs: one row per pair of domains: ``rho`` and ``rho_others`` averaged over experts; ``attributes``, the number
+            that count; ``p`` as above; ``p_same_expert``, the chance that experts paired at random reach this mean rho.
+            Only ``p_same_expert`` is about the *same* expert: all profiles may be alike.
+        kinds: the same means per kind of pair; ``pairs`` is their number.
     """
 
     experts: pd.DataFrame
@@ -54,7 +54,7 @@ class Stability:
 def profile(units: Units, order: np.ndarray | None = None) -> np.ndarray:
     """Correlation of every attribute with every expert's usage, [A, E]; 0 where usage is constant.
 
-    ``order``: usage of unit ``order[i]`` goes with the attributes of unit i.
+    With ``order``, the usage of unit ``order[i]`` is paired with the attributes of unit i.
     """
     usage = units.usage if order is None else units.usage[order]
     return np.nan_to_num(units.answers.moments(usage).correlation)
@@ -68,10 +68,10 @@ def counting_attributes(units: Units) -> np.ndarray:
 
 
 def rank_correlations(profile_a: np.ndarray, profile_b: np.ndarray) -> np.ndarray:
-    """Spearman's rho of every expert of one with every expert of the other, [E, E']; 0 for a constant profile."""
+    """Spearman's rho of every expert of A with every expert of B, [E, E']; 0 for a constant profile."""
 
     def standardised(profile: np.ndarray) -> np.ndarray:
-        # Rounded: correlations that are equal in truth must share a rank.
+        # Rounded, so that equal correlations share a rank.
         ranks = stats.rankdata(np.round(profile, 9), axis=0)
         centred = ranks - ranks.mean(axis=0)
         norm = np.sqrt((centred**2).sum(axis=0))
@@ -86,9 +86,9 @@ def domain_stability(
     """Compare every expert's profile between all pairs of domains.
 
     Args:
-        permutations: of usage against attributes, within every domain.
-        disjoint: give every object to one domain only, drawn at random. Otherwise two domains may show the same
-            objects, and agree because the same picture's oddities recur; disjoint objects leave only what is general.
+        permutations: number of permutations of usage against attributes, within every domain.
+        disjoint: use every object in one random domain only. Otherwise two domains may show the same objects and agree
+            because of peculiarities of these objects.
 
     Raises:
         UserError: if there are fewer than two domains, or too few attributes vary in a pair.
@@ -110,8 +110,8 @@ def domain_stability(
 
     def likeness(profiles: list[np.ndarray]) -> np.ndarray:
         kept = [counting[a] & counting[b] for a, b in pairs]
-        found = [rank_correlations(profiles[a][k], profiles[b][k]) for (a, b), k in zip(pairs, kept, strict=True)]
-        return np.stack(found)
+        rows = zip(pairs, kept, strict=True)
+        return np.stack([rank_correlations(profiles[a][k], profiles[b][k]) for (a, b), k in rows])
 
     rho = likeness([profile(units) for units in by_domain])
     null = np.stack(
@@ -133,7 +133,7 @@ def _by_domain(
     if disjoint:
         known, unit = np.unique(observations.identity, return_inverse=True)
         if known[0] < 0:
-            raise UserError("objects cannot be kept apart: these images do not say which object they show")
+            raise UserError("objects cannot be divided among domains: this data set has no identities")
         mine = np.array(envs)[random.integers(len(envs), size=len(known))][unit] == observations.domain
     return [observations.take(mine & (observations.domain == env)) for env in envs]
 
@@ -196,14 +196,14 @@ def _kind(seen: bool, other_seen: bool) -> str:
 
 
 def _upper_p(observed: np.ndarray | float, null: np.ndarray) -> np.ndarray:
-    """Share of the null's rows that are at least as large, the observed one counted in."""
+    """(1 + number of the null's rows that are at least as large) / (1 + number of rows)."""
     return (1 + (null >= np.asarray(observed) - 1e-9).sum(axis=0)) / (len(null) + 1)
 
 
 def pairing_p(likeness: np.ndarray, random: np.random.Generator) -> float:
-    """The chance that experts paired at random are on average as alike as the diagonal of ``likeness`` [E, E].
+    """The chance that a random pairing of experts reaches the mean of the diagonal of ``likeness`` [E, E].
 
-    Exact up to 6 experts (all pairings, the true one among them), otherwise over 1,000 random ones.
+    Exact up to 6 experts (over all pairings); otherwise over 1,000 random pairings.
     """
     num_experts = len(likeness)
     true, experts = np.trace(likeness), np.arange(num_experts)
@@ -221,9 +221,9 @@ class RunMatch:
     Attributes:
         table: one row per expert of the first run that has a counterpart: ``expert``, ``match``, ``likeness``.
         likeness: the mean over matched pairs.
-        chance: its mean when nothing connects the two runs. Matching picks the best assignment, so that chance is
-            above what unmatched experts would give.
-        p: how often chance does as well.
+        chance: the mean likeness of the best assignment for permuted data. It is above that of random pairs, because
+            the best assignment is chosen there too.
+        p: the share of permutations that reach ``likeness``.
     """
 
     table: pd.DataFrame
@@ -242,10 +242,12 @@ def match_by_profiles(first: Units, second: Units, permutations: int = 1000, see
     """Match two runs' experts by the rank correlation of their attribute profiles; the images need not be the same.
 
     Raises:
-        UserError: if the attributes are others, or fewer than 3 vary in both.
+        UserError: if the two runs have different attributes, or fewer than 3 vary in both.
     """
     if first.attribute_names != second.attribute_names:
-        raise UserError("experts of two runs are matched by their attributes, but the two have other attributes")
+        raise UserError(
+            "experts of two runs are matched by their attributes, but the two runs have different attributes"
+        )
     kept = counting_attributes(first) & counting_attributes(second)
     if kept.sum() < 3:
         raise UserError(f"fewer than 3 attributes vary in at least {MIN_UNITS} objects of both runs")
@@ -263,10 +265,10 @@ def match_by_patches(
 ) -> RunMatch:
     """Match two runs' experts by the patches they take: likeness is the share of the union that both take (Jaccard).
 
-    Chance exchanges the second run's images, position by position, so it keeps what follows from position alone.
+    The permutations exchange the second run's images at every position, so they keep what position alone explains.
 
     Raises:
-        UserError: if the two runs observed other images or have other grids.
+        UserError: if the two runs observed different images or have different grids.
     """
     same = first.grid == second.grid and all(
         np.array_equal(a, b) for a, b in ((first.domain, second.domain), (first.index, second.index))
@@ -281,7 +283,7 @@ def match_by_patches(
 
 
 def _jaccard(a: np.ndarray, b: np.ndarray, sizes: tuple[int, int]) -> np.ndarray:
-    """Patches that both experts take over patches that either takes, [E, E']."""
+    """Number of patches that both experts take divided by the number that either takes, [E, E']."""
     joint = np.bincount(a.reshape(-1).astype(np.int64) * sizes[1] + b.reshape(-1), minlength=sizes[0] * sizes[1])
     both = joint.reshape(sizes).astype(np.float64)
     union = both.sum(axis=1, keepdims=True) + both.sum(axis=0, keepdims=True) - both
@@ -290,7 +292,7 @@ def _jaccard(a: np.ndarray, b: np.ndarray, sizes: tuple[int, int]) -> np.ndarray
 
 def _matched(likeness: np.ndarray, null: list[np.ndarray]) -> RunMatch:
     rows, columns = match(likeness)
-    found = float(likeness[rows, columns].mean())
+    mean = float(likeness[rows, columns].mean())
     chance = np.array([table[match(table)].mean() for table in null])
     table = pd.DataFrame({"expert": rows, "match": columns, "likeness": likeness[rows, columns]})
-    return RunMatch(table, found, float(chance.mean()), float(_upper_p(found, chance)))
+    return RunMatch(table, mean, float(chance.mean()), float(_upper_p(mean, chance)))

@@ -1,4 +1,4 @@
-"""Does an expert mean the same in another style, in an unseen domain, in another run?"""
+"""Whether an expert goes with the same attributes in another domain, seen or unseen, and in another run."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def drawings(subject: Subject) -> Iterator[Drawing]:
     observed, layer = subject.observed, subject.main_layer
     if not observed.annotations.attribute_names:
         raise NotApplicable(f"{subject.run.dataset.name} has no attributes")
-    found = domain_stability(observed, layer, permutations=PERMUTATIONS)
+    stability = domain_stability(observed, layer, permutations=PERMUTATIONS)
     what = f"{subject.layer_title}; {subject.where(observed)}"
     yield Drawing(
         "stability",
-        draw_pairs(found.pairs),
-        found.pairs,
+        draw_pairs(stability.pairs),
+        stability.pairs,
         "Rank correlation of an expert's attribute profile between domains, mean over experts, * where p < 0.05 "
         f"({PERMUTATIONS} permutations of objects): {what}.",
     )
-    kinds = baseline_kinds(subject, found)
+    kinds = baseline_kinds(subject, stability)
     yield Drawing(
         "stability_baselines",
         draw_kinds(kinds),

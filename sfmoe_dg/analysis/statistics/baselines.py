@@ -1,6 +1,6 @@
-"""Routing that means nothing, to compare with routing that might: shuffled, by position alone, by an untrained router.
+"""Baselines for routing: shuffled routing, routing by position alone, and an untrained router.
 
-Every baseline returns what the analyses take, so that each of their numbers can be had for it as well.
+A baseline returns observations (or a run) like any other, so every analysis can be computed for it.
 
 Legend: N images, S patches.
 """
@@ -30,9 +30,9 @@ def shuffled(observations: Observations, keeping: str, seed: int = 0) -> Observa
     """The same images with the patches' routing exchanged; class tokens keep theirs.
 
     Args:
-        keeping: what is left of the truth. "totals": how often each expert is used, nothing else (shuffled routing).
-            "images": how often each image uses each expert; the patches lose their places. "positions": how often
-            each place of the grid uses each expert; the images lose their contents (position-only routing).
+        keeping: what stays as it was. "totals": how often each expert is used, nothing else (shuffled routing).
+            "images": how often each image uses each expert, but not in which patches. "positions": how often each
+            position of the grid uses each expert, but not in which images (position-only routing).
         seed: of the shuffling; one draw for all layers.
 
     Raises:
@@ -70,7 +70,7 @@ _ORDERS: Mapping[str, Callable[[int, int, np.random.Generator], np.ndarray]] = {
 
 
 def _rerouted(layer: LayerRouting, source: np.ndarray, prefix: int) -> LayerRouting:
-    """Patch (n, s) gets the routing of the patch number ``source[n, s]``, counted over all images."""
+    """Give patch (n, s) the routing of patch ``source[n, s]``, numbered over all images."""
 
     def move(values: np.ndarray) -> np.ndarray:
         patches = values[:, prefix:].reshape(-1, values.shape[-1])
@@ -80,10 +80,10 @@ def _rerouted(layer: LayerRouting, source: np.ndarray, prefix: int) -> LayerRout
 
 
 def with_untrained_routers(trained: T, seed: int = 0) -> T:
-    """A copy whose routers start anew while every other weight stays, so that only what routers learnt is missing.
+    """A copy with newly initialised routers and all other weights as trained: only what the routers learned is missing.
 
-    Experts keep their training and features come from it; what a random projection of good features already sorts out
-    is this baseline's part.
+    Features and experts are still trained. The baseline shows how well a random projection of good features already
+    sorts patches.
 
     Args:
         trained: an algorithm, or an opened run (then observe the result).

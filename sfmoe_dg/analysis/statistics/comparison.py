@@ -1,4 +1,4 @@
-"""Is one method better than another? Paired tests, ranks and critical differences, with what they cannot say.
+"""Comparison of methods: paired tests, ranks and critical differences, with what they cannot show.
 
 Sources: Demšar, Statistical Comparisons of Classifiers over Multiple Data Sets, 2006 (ranks, Friedman, Nemenyi);
 Holm 1979.
@@ -40,8 +40,8 @@ def scores_of(records: Iterable[Record], selection: SelectionMethod) -> pd.DataF
 
 
 def summary(scores: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard error of every method on every data set, as DomainBed's averages: over trials, of each
-    trial's mean over domains, with standard error std / √n of the population.
+    """Mean and standard error of every method on every data set, as in DomainBed's averages: over trials, of each
+    trial's mean over domains. The standard error is std / √n, with the standard deviation of the population.
 
     Columns: dataset, method, mean, stderr, trials, domains.
     """
@@ -56,11 +56,11 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def paired_tests(scores: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
-    """Compare methods on what they share: every (data set, domain, trial) that both have.
+    """Compare every two methods on the (data set, domain, trial) triples that both have.
 
-    Trials of one domain share its images, so pairs are not independent and ``p_t`` and ``p_wilcoxon`` flatter; the
-    column ``p_domains`` takes each domain's mean difference as one observation, which is what a claim about *new*
-    domains rests on, and with four domains cannot fall below 1/8.
+    Trials of one domain share its images, so pairs are not independent, and ``p_t`` and ``p_wilcoxon`` are too small.
+    ``p_domains`` takes each domain's mean difference as one observation, as a claim about *new* domains needs. With
+    four domains it cannot be below 1/8.
 
     Args:
         baseline: compare with this method only; otherwise all pairs.
@@ -88,7 +88,7 @@ def paired_tests(scores: pd.DataFrame, baseline: str | None = None) -> pd.DataFr
 
 
 def _wide(scores: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Methods as columns, in the order in which they come; rows are what they are compared on."""
+    """Accuracies with methods as columns, in the order of ``scores``, and ``keys`` as rows."""
     methods = list(dict.fromkeys(scores["method"]))
     if len(methods) < 2:
         raise UserError(f"methods are compared with each other, but the scores are of {len(methods)}")
@@ -116,7 +116,7 @@ def _pair(wide: pd.DataFrame, method: str, other: str) -> dict[str, object]:
 def _t_test(values: np.ndarray) -> float:
     spread = values.std(ddof=1)
     if spread == 0:
-        # Without spread the statistic is infinite, or 0 / 0 where the methods never differ.
+        # Without spread the statistic is infinite, or 0 / 0 if the methods never differ.
         return 1.0 if values[0] == 0 else 0.0
     return float(stats.ttest_1samp(values, 0.0).pvalue)
 
@@ -126,9 +126,9 @@ def _signed_ranks(values: np.ndarray) -> float:
 
 
 def sign_flip_p(values: np.ndarray, flips: int = 10_000) -> float:
-    """The chance that the absolute mean is as large when every difference is as likely to be positive as negative.
+    """The chance of so large an absolute mean if every difference is as likely to be positive as negative.
 
-    All 2^n signs up to 16 values; of more, ``flips`` drawn ones and the data themselves.
+    Up to 16 values, all 2^n signs are tried; of more values, ``flips`` random signs and the data themselves.
     """
     observed = abs(values.sum())
     if len(values) <= _EXACT_SIGNS:
@@ -141,17 +141,17 @@ def sign_flip_p(values: np.ndarray, flips: int = 10_000) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """Mean ranks over blocks, and which of them can be told apart.
+    """Mean ranks of methods over blocks, and which methods can be told apart.
 
     Attributes:
         ranks: one row per block, one column per method; 1 is best, equal accuracies share the mean of their ranks.
         mean_ranks: per method, ascending.
-        chi2, p_friedman: Friedman's test that all methods are alike, by its distribution for many blocks.
-        p_permutation: the same by exchanging methods within blocks, which few blocks need.
+        chi2, p_friedman: Friedman's test that all methods are alike, with its distribution for many blocks.
+        p_permutation: the same test by permutations of methods within blocks; use it with few blocks.
         critical_difference: Nemenyi: mean ranks that differ by less are not told apart.
         groups: the largest sets of neighbouring methods that are not told apart, for the bars of a
             critical-difference diagram; only sets of two or more.
-        cautions: sentences on what the numbers rest on; they belong under every diagram.
+        cautions: sentences about the limits of the numbers; they belong under every diagram.
     """
 
     ranks: pd.DataFrame
@@ -183,7 +183,7 @@ def rank_methods(scores: pd.DataFrame, blocks: str = "dataset", alpha: float = 0
     whole = wide.dropna()
     if len(whole) < 2:
         raise UserError(f"ranks need two {_PLURAL[blocks]} that all methods have results for; there are {len(whole)}")
-    # Rounded: means that are equal in truth must tie.
+    # Rounded, so that equal means tie.
     ranks = whole.round(9).rank(axis=1, ascending=False, method="average")
     mean_ranks = ranks.mean().sort_values(kind="stable")
     n, k = ranks.shape
@@ -210,16 +210,16 @@ def friedman_chi2(ranks: np.ndarray) -> np.ndarray:
 
 
 def friedman_permutation_p(ranks: np.ndarray, draws: int = 20_000) -> float:
-    """The chance of so large a χ² when every block's ranks are as likely in any order.
+    """The chance of so large a χ² if every order of a block's ranks is equally likely.
 
-    Exact where the orders of all blocks but the first have at most ``draws`` combinations, otherwise from ``draws``
-    drawn ones and the data themselves.
+    Exact if the orders of all blocks but the first have at most ``draws`` combinations; otherwise from ``draws`` random
+    ones and the data themselves.
     """
     n, k = ranks.shape
     observed = friedman_chi2(ranks)
     orders = np.array(list(permutations(range(k)))) if k <= 7 else np.empty((0, k), dtype=np.int64)
     if len(orders) and len(orders) ** (n - 1) <= draws:
-        # Orders matter only relative to each other, so the first block may stay.
+        # Only the order of blocks relative to each other matters, so the first block stays as it is.
         chosen = np.array(list(product(range(len(orders)), repeat=n - 1)), dtype=np.int64).reshape(-1, n - 1)
         blocks = [np.broadcast_to(ranks[0], (len(chosen), k))]
         blocks += [ranks[block][orders[chosen[:, block - 1]]] for block in range(1, n)]
@@ -237,13 +237,13 @@ def critical_difference(methods: int, blocks: int, alpha: float = 0.05) -> float
 
 def _groups(mean_ranks: pd.Series, difference: float) -> tuple[tuple[str, ...], ...]:
     names, values = list(mean_ranks.index), mean_ranks.to_numpy()
-    found: list[tuple[int, int]] = []
+    ranges: list[tuple[int, int]] = []
     for start in range(len(names)):
         stop = int(np.searchsorted(values, values[start] + difference, side="right"))
-        # A run that ends where the one before ended lies within it.
-        if stop - start > 1 and (not found or stop > found[-1][1]):
-            found.append((start, stop))
-    return tuple(tuple(names[start:stop]) for start, stop in found)
+        # A range that ends where the one before ended is part of it.
+        if stop - start > 1 and (not ranges or stop > ranges[-1][1]):
+            ranges.append((start, stop))
+    return tuple(tuple(names[start:stop]) for start, stop in ranges)
 
 
 def _cautions(blocks: str, n: int, k: int, left_out: int, difference: float) -> Iterable[str]:

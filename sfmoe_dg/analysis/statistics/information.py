@@ -1,6 +1,6 @@
 """Measures of association in contingency tables, for whole stacks of tables at once.
 
-A table is an array whose last two axes are rows and columns; its entries are counts or other masses, not negative.
+A table is an array whose last two axes are rows and columns. Its entries are counts or other non-negative masses.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Entropies(NamedTuple):
-    """In bits: of rows, of columns, and the mutual information of both."""
+    """Entropies of rows and of columns, and their mutual information, in bits."""
 
     rows: np.ndarray
     columns: np.ndarray
@@ -25,18 +25,18 @@ class Entropies(NamedTuple):
 
     @property
     def explained(self) -> np.ndarray:
-        """I / H(columns): the share of the columns' entropy that the rows explain; 0 where columns do not vary."""
+        """I / H(columns), the share of the columns' entropy that rows explain; 0 where columns do not vary."""
         return np.where(self.columns > 0, self.mutual / np.where(self.columns > 0, self.columns, 1.0), 0.0)
 
 
 def entropies(table: np.ndarray) -> Entropies:
-    """Of the joint distribution that a table holds; 0 for an empty one."""
+    """The entropies of a table's joint distribution; 0 for an empty table."""
     table = np.asarray(table, dtype=np.float64)
     total = table.sum(axis=(-2, -1), keepdims=True)
     joint = table / np.where(total > 0, total, 1.0)
     rows, columns = _entropy(joint.sum(-1)), _entropy(joint.sum(-2))
     both = _entropy(joint.reshape(*joint.shape[:-2], -1))
-    # Rounding may leave a tiny negative rest where rows and columns are independent.
+    # Rounding may give a tiny negative value where rows and columns are independent.
     return Entropies(rows, columns, np.maximum(rows + columns - both, 0.0))
 
 

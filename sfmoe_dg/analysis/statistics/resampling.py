@@ -3,7 +3,7 @@
 Sources: Phipson and Smyth, Permutation P-values Should Never Be Zero, 2010 (the "+ 1"); Westfall and Young,
 Resampling-Based Multiple Testing, 1993 (the maximum); Benjamini and Hochberg 1995; Holm 1979; Efron 1979.
 
-Legend: U units, what is drawn or exchanged (images or objects).
+Legend: U units that are drawn or exchanged (images or objects).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 _TIE = 1e-9
-"""Statistics that differ by less are the same number computed in another order."""
+"""Statistics that differ by less count as equal: they differ in the order of computation only."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,10 +24,10 @@ class PermutationTest:
 
     Attributes:
         observed: the statistic.
-        p: share of permutations in which it is at least as large, the data themselves counted as one.
-        p_max: the same of the largest among all of the statistic's entries: the chance that any of them gets so large
-            when none has an effect, so it needs no further correction.
-        null_mean: its mean over permutations.
+        p: the share of permutations in which the statistic is at least as large; the data count as one permutation.
+        p_max: the share in which the largest entry of the statistic is at least as large: the chance that any entry
+            gets so large if none has an effect. It needs no further correction for many tests.
+        null_mean: the mean of the statistic over permutations.
     """
 
     observed: np.ndarray
@@ -42,13 +42,13 @@ def permutation_test(
     permutations: int,
     random: np.random.Generator,
 ) -> PermutationTest:
-    """Test whether a statistic is larger than chance makes it.
+    """Test whether a statistic is larger than by chance.
 
     Args:
-        statistic: from an order of the units, int64 [U], to an array; the larger, the more is there. It must use the
-            order for one side of the relation only.
+        statistic: from an order of the units, int64 [U], to an array; larger values mean a stronger relation. It must
+            apply the order to one side of the relation only.
         strata: [U]; units are exchanged within their stratum only.
-        permutations: how many; the smallest possible p is 1 / (permutations + 1).
+        permutations: their number; the smallest possible p is 1 / (permutations + 1).
     """
     observed = np.asarray(statistic(np.arange(len(strata))), dtype=np.float64)
     reached = np.ones(observed.shape)
@@ -69,7 +69,7 @@ def permutation_test(
 
 
 def permutation_within(strata: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A random order of the units, int64 [U], that puts every unit in the place of one of its stratum."""
+    """A random order of the units, int64 [U], that exchanges units within their stratum only."""
     order = np.empty(len(strata), dtype=np.int64)
     order[np.argsort(strata, kind="stable")] = np.lexsort((random.random(len(strata)), strata))
     return order
@@ -82,11 +82,11 @@ def bootstrap_interval(
     random: np.random.Generator,
     level: float = 0.95,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper end of the percentile interval of a statistic.
+    """The lower and upper ends of a statistic's percentile interval.
 
     Args:
-        statistic: from how often each unit was drawn, int64 [U], to an array.
-        level: the share of replicates inside. Replicates where the statistic is not defined are left out.
+        statistic: from the number of times that each unit was drawn, int64 [U], to an array.
+        level: the share of replicates inside the interval. Undefined values (NaN) are left out.
     """
     values = np.stack([statistic(random.multinomial(units, np.full(units, 1 / units))) for _ in range(replicates)])
     outside = (1 - level) / 2
@@ -96,14 +96,14 @@ def bootstrap_interval(
 
 
 def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
-    """p-values adjusted for the false discovery rate among all that are not NaN; the same shape."""
+    """p-values adjusted for the false discovery rate, in the same shape; NaN is left out."""
     return _adjusted(p, lambda known: stats.false_discovery_control(known, method="bh"))
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """p-values adjusted for the chance of any false discovery among all that are not NaN; the same shape.
+    """p-values adjusted for the chance of any false discovery, in the same shape; NaN is left out.
 
-    The i-th smallest of m, times m − i + 1, never below an earlier one nor above 1.
+    The i-th smallest of m is multiplied by m − i + 1, and is never below an earlier one nor above 1.
     """
 
     def adjust(known: np.ndarray) -> np.ndarray:

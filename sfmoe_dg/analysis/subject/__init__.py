@@ -1,1 +1,1 @@
-"""What is analysed: an opened run, its images with their annotations, and what the model did with them."""
+"""The subject of an analysis: an opened run, its images with their annotations, and the routing of its model."""

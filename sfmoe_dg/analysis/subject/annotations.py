@@ -1,4 +1,4 @@
-"""What is known about images beyond their class: where their parts lie and which attributes they have.
+"""Annotations of images beyond their class: where their parts are and which attributes they have.
 
 Legend: N images, P parts, A attributes.
 """
@@ -16,7 +16,7 @@ from sfmoe_dg.data.domains import DomainDataset
 from sfmoe_dg.foundation.errors import UserError
 
 NOT_VISIBLE = 1
-"""CUB's certainty of an attribute that cannot be seen on the image: its answer says nothing."""
+"""CUB's certainty for an attribute that is not visible on the image. Its answer is treated as unknown."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,17 +38,18 @@ class Annotations:
 
 
 def no_annotations(num_images: int) -> Annotations:
-    """Of a data set that has none."""
+    """The annotations of a data set without parts and attributes."""
     return Annotations((), np.zeros((num_images, 0, 3), np.float32), (), np.zeros((num_images, 0), np.float32))
 
 
 def annotate(dataset: DomainDataset, data_dir: str | None, domain: np.ndarray, index: np.ndarray) -> Annotations:
     """The annotations of images ``index`` of domains ``domain``, int64 [N] each.
 
-    StyledDigits and CUB-DG (with the builder's table beside its folders) have some, other data sets none.
+    StyledDigits and CUB-DG have parts and attributes (CUB-DG needs the table that its builder writes); other data sets
+    have none.
 
     Raises:
-        UserError: if CUB-DG's table is not there, or lacks an image.
+        UserError: if CUB-DG's table does not exist or lacks an image.
     """
     reader = _READERS.get(dataset.name)
     return no_annotations(len(index)) if reader is None else reader(dataset, data_dir, domain, index)
@@ -56,11 +57,11 @@ def annotate(dataset: DomainDataset, data_dir: str | None, domain: np.ndarray, i
 
 def identities_of(dataset: DomainDataset, domain: np.ndarray, index: np.ndarray) -> np.ndarray:
     """Which object each image shows, int64 [N]; -1 where the data set does not say."""
-    found = np.full(len(index), -1, dtype=np.int64)
-    for env, one in enumerate(dataset):
-        if one.identities is not None:
-            found[domain == env] = one.identities[index[domain == env]]
-    return found
+    identities = np.full(len(index), -1, dtype=np.int64)
+    for env, of_domain in enumerate(dataset):
+        if of_domain.identities is not None:
+            identities[domain == env] = of_domain.identities[index[domain == env]]
+    return identities
 
 
 def _digits(dataset: DomainDataset, data_dir: str | None, domain: np.ndarray, index: np.ndarray) -> Annotations:
@@ -69,7 +70,7 @@ def _digits(dataset: DomainDataset, data_dir: str | None, domain: np.ndarray, in
 
     digit = identities_of(dataset, domain, index)
     parts = digit_attributes.parts()[digit].astype(np.float32)
-    # Their positions count from the middle of the first pixel.
+    # Positions are counted from the centre of the first pixel.
     parts[..., :2] = np.where(parts[..., 2:] > 0, (parts[..., :2] + 0.5) / SIZE, np.nan)
     attributes = digit_attributes.attributes()[digit].astype(np.float32)
     return Annotations(digit_attributes.PARTS, parts, tuple(digit_attributes.ATTRIBUTES), attributes)

@@ -1,7 +1,7 @@
-"""What a trained run does with images: which experts every patch went to, beside all that is known of the images.
+"""The routing of a trained run: which experts every token of every image went to, with the images' annotations.
 
-Compact, for whole data sets: a layer takes 4 bytes per token and choice, so that 10,000 images of 197 tokens through
-12 layers with two choices are 190 MB.
+It is compact enough for whole data sets. A layer takes 4 bytes per token and choice: 10,000 images of 197 tokens, 12
+layers and two choices take 190 MB.
 
 Legend: N images, S tokens of one image, K choices, E experts, P parts, A attributes.
 """
@@ -29,7 +29,7 @@ from sfmoe_dg.training.evaluate import predicted_classes
 
 @dataclass(frozen=True, eq=False)
 class LayerRouting:
-    """What one layer decided, for every image.
+    """The routing of one layer for every image.
 
     Attributes:
         num_experts: E.
@@ -58,17 +58,17 @@ class LayerRouting:
 
 @dataclass(frozen=True, eq=False)
 class Observations:
-    """Images and their routing; all arrays over images have the same order.
+    """Images and their routing. All arrays over images are in the same order.
 
     Attributes:
-        domain_names: of the data set; ``domain`` points into them.
+        domain_names: names of the data set's domains; ``domain`` holds positions in them.
         seen: bool per domain, whether the run was trained on it.
-        class_names: ``label`` and ``predicted`` point into them.
+        class_names: names of the classes; ``label`` and ``predicted`` hold positions in them.
         domain, index: int64 [N], the domain of every image and its position there.
         split: N names, "in", "out" or "uda".
         label, predicted: int64 [N].
-        identity: int64 [N], which object the image shows, the same in all domains; -1 if not known.
-        grid: rows and columns of patches; token ``prefix + row · columns + column``.
+        identity: int64 [N], which object the image shows, numbered alike in all domains; -1 if unknown.
+        grid: rows and columns of patches; a patch is token ``prefix + row · columns + column``.
         prefix: tokens before the patches (class token).
         layers: layer name → routing, in the order of the forward pass. A layer that runs several times in one pass is
             ``name``, ``name#2``, ….
@@ -94,7 +94,7 @@ class Observations:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the routing."""
+        """Bytes that the routing takes."""
         return sum(layer.nbytes for layer in self.layers.values())
 
     def layer(self, name: str) -> LayerRouting:
@@ -112,7 +112,7 @@ class Observations:
         return self.layer(name).without_prefix(self.prefix)
 
     def top_experts(self, name: str) -> np.ndarray:
-        """The first choice of every patch, [N, rows · columns], whether it was dropped or not."""
+        """The first choice of every patch, [N, rows · columns]; dropped choices count too."""
         return self.patches(name).experts[:, :, 0]
 
     def usage(self, name: str) -> np.ndarray:
@@ -196,7 +196,7 @@ def predict_all(
     batch_size: int = 128,
     num_workers: int | None = None,
 ) -> np.ndarray:
-    """The classes that a run predicts, int64 [N]; a recorder is told before every pass whose images it sees."""
+    """The classes that a run predicts, int64 [N]. With a recorder, every pass is recorded under its images' rows."""
     predicted = np.full(len(selection), -1, dtype=np.int64)
     for rows, x in opened.placed(selection, batch_size, num_workers):
         if recorder is not None:
@@ -213,7 +213,7 @@ def name_of_call(calls: Counter[str], layer: str) -> str:
 
 
 class RoutingRecorder:
-    """A callback of :func:`sfmoe_dg.models.moe.trace.routing_trace` that files every batch under its images' rows.
+    """A callback of :func:`sfmoe_dg.models.moe.trace.routing_trace` that stores the routing of every batch by image.
 
     Args:
         model: what is traced.
@@ -231,7 +231,7 @@ class RoutingRecorder:
         self.layers: dict[str, LayerRouting] = {}
 
     def next_batch(self, rows: np.ndarray) -> None:
-        """The images that the next forward pass sees."""
+        """Tell the recorder which images the next forward pass sees."""
         self._rows = rows
         self._calls.clear()
 
@@ -260,7 +260,7 @@ class RoutingRecorder:
 
 
 def _geometry(model: nn.Module, layers: Mapping[str, LayerRouting]) -> tuple[tuple[int, int], int]:
-    """Rows and columns of patches, and the tokens before them."""
+    """The grid (rows, columns) of patches, and the number of tokens before the patches."""
     tokens = {layer.experts.shape[1] for layer in layers.values()}
     for module in model.modules():
         embedding: Any = getattr(module, "patch_embed", None)

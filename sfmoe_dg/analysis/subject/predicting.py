@@ -1,5 +1,4 @@
-"""Which parts of an algorithm a prediction runs through: of several copies of a network (SWAD, SMA), the one that
-predicts.
+"""Finds the network that an algorithm predicts with. Methods such as SWAD and SMA keep several copies of a network.
 
 Legend: B images, C, H, W channels, height and width of the input, F width of the features.
 """
@@ -24,7 +23,7 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode within the ``with`` block; afterwards every submodule is in the mode that it was in."""
+    """Evaluation mode inside the ``with`` block. Afterwards every submodule is in its mode from before."""
     before = [(m, m.training) for m in module.modules()]
     module.eval()
     try:
@@ -72,10 +71,10 @@ def vision_transformer(algorithm: Algorithm, x: Tensor) -> Any:
 
 
 def features_and_logits(algorithm: Algorithm, batches: Batches) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What the classifier sees, float64 [N, F], what it says, float64 [N, classes], and the classes, int64 [N].
+    """Features, float64 [N, F], logits, float64 [N, classes], and true classes, int64 [N].
 
-    The features are those of the very pass that predicts, so that methods that predict in context (ARM, MTL) have
-    theirs. Nothing is trained or left behind.
+    Features and logits come from the same forward pass, because methods such as ARM and MTL predict from the whole
+    batch. Nothing is trained, and no hook stays.
     """
     features, logits, labels = [], [], []
     featurizer: Featurizer | None = None

@@ -1,4 +1,4 @@
-"""What is analysed: a run, its images and routing (computed once for all figures), and the runs beside it."""
+"""The subject of an analysis: a run, its images and routing (computed once for all figures), and its sweep's runs."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from sfmoe_dg.training.model_file import load_model
 
 
 class NotApplicable(UserError):
-    """An analysis that a run has nothing for; among all analyses it is left out by name."""
+    """Raised where an analysis does not apply to a run. ``--what all`` then leaves the analysis out and says why."""
 
 
 def short(layer: str) -> str:
-    """A layer's name within its network."""
+    """A layer's name without the path to its network."""
     return layer.rpartition("network.")[2]
 
 
@@ -57,15 +57,15 @@ def has_experts(candidate: Candidate) -> bool:
     return bool(moe_layers(load_model(candidate.folder)))
 
 
-def best_sparse(root: Path) -> Path:
-    """The run of a sweep to look into: the best of SFMoE, or of the other algorithms with experts, or of all where none
-    has experts.
+def best_sparse(root: Path, prefer: str = "SFMoE") -> Path:
+    """The run of a sweep to look into: the best one of the algorithm ``prefer`` if that has experts, otherwise the best
+    one with experts, otherwise the best one.
 
     Raises:
         UserError: if no finished run has kept its model.
     """
     runs = candidates(root)
-    ordered = sorted(runs, key=lambda candidate: candidate.record["args"]["algorithm"] != "SFMoE")
+    ordered = sorted(runs, key=lambda candidate: candidate.record["args"]["algorithm"] != prefer)
     for candidate in ordered:
         if has_experts(candidate):
             return candidate.folder
@@ -76,13 +76,14 @@ def best_sparse(root: Path) -> Path:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """One run and how it is looked at. What is expensive is computed when first asked for, and once.
+    """One run, and which of its images and layers are looked at. Expensive values are computed on first use, once.
 
     Args:
         target: the folder of a run, or of a sweep, whose best run with experts is taken (:func:`best_sparse`).
         images: at most so many of the out-split of every domain; None for all.
         layer: the mixture-of-experts layer for figures of one layer; the last by default.
         data_dir, device, cache_dir: see :func:`open_run`.
+        prefer: see :func:`best_sparse`.
     """
 
     target: Path
@@ -91,11 +92,12 @@ class Subject:
     data_dir: str | None = None
     device: str = "cpu"
     cache_dir: str | None = None
+    prefer: str = "SFMoE"
 
     @cached_property
     def folder(self) -> Path:
         """The run's folder."""
-        return self.target if self._is_run else best_sparse(self.target)
+        return self.target if self._is_run else best_sparse(self.target, self.prefer)
 
     @property
     def sweep(self) -> Path:
@@ -121,19 +123,21 @@ class Subject:
         """
         names = [name for name, _ in moe_layers(self.run.algorithm)]
         if not names:
-            raise NotApplicable(f"{self.title} has no experts; give a run whose backbone has, such as one of SFMoE")
-        # Which of its calls there are is known once images have gone through (``main_layer``).
+            raise NotApplicable(
+                f"{self.title} has no experts; give a run whose backbone has some, such as one of SFMoE"
+            )
+        # Whether the call (``name#2``) exists is known after a forward pass only; ``main_layer`` checks it.
         if self.layer is not None and self.layer.partition("#")[0] not in names:
             raise unknown("mixture-of-experts layer", self.layer, names)
 
     @property
     def title(self) -> str:
-        """The run by its algorithm and what it has not seen."""
+        """The run by its algorithm and its held-out domains."""
         return f"{self.run.spec.algorithm} (held out {self.run.held_out})"
 
     @cached_property
     def label(self) -> str:
-        """The run's data set with its options, as in tables."""
+        """The run's data set with its options, as tables name it."""
         return dataset_label(last_record(self.folder))
 
     @cached_property
@@ -152,7 +156,7 @@ class Subject:
 
     @cached_property
     def selection(self) -> ImageSelection:
-        """The same images as ``observed``, for runs without experts too."""
+        """The same images as ``observed``; runs without experts have them too."""
         return self.run.select(("out",), limit=self.images)
 
     def batches(self, selection: ImageSelection, run: OpenedRun | None = None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -167,7 +171,7 @@ class Subject:
 
     @property
     def layer_title(self) -> str:
-        """The layer of figures of one layer, and its run."""
+        """For titles: the layer of figures of one layer, and the run."""
         return f"layer {short(self.main_layer)} of {self.title}"
 
     def where(self, selection: ImageSelection | Observations | None = None) -> str:
@@ -176,7 +180,7 @@ class Subject:
         return f"{len(chosen)} images of the out-splits of {self.domains_of(chosen.domain)} ({self.run.dataset.name})"
 
     def domains_of(self, domain: np.ndarray) -> str:
-        """Names of domains, those that the run was not trained on marked."""
+        """Names of domains; unseen ones are marked."""
         names = self.run.dataset.domain_names
         return ", ".join(
             names[env] + (" (unseen)" if env in self.run.spec.test_envs else "") for env in np.unique(domain).tolist()
@@ -212,7 +216,7 @@ class Subject:
     def first_objects(self, number: int) -> np.ndarray:
         """Rows of ``selection``, [objects, domains]: the same objects in every domain.
 
-        Where the data set does not tell, or no object is in the out-splits of all domains, any image of each domain.
+        If the data set has no identities, or no object is in the out-splits of all domains, the first images of each.
         """
         selection, dataset = self.selection, self.run.dataset
         domains = np.unique(selection.domain)

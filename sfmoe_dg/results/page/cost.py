@@ -1,4 +1,4 @@
-"""What the runs of a sweep cost: time of a step, peak memory, parameters, as the runs themselves recorded them."""
+"""What the runs of a sweep cost, as the runs recorded it: time of a step, peak memory, number of parameters."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from sfmoe_dg.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class RecordedCost:
-    """Of one algorithm on one data set; None where nothing was recorded.
+    """The cost of one algorithm on one data set; None where nothing was recorded.
 
     Attributes:
         seconds, seconds_low, seconds_high: median, lowest and highest time of a step, over evaluations of all runs.
-        memory: largest peak in GB; 0 on devices that keep no account.
-        parameters: of the models, ascending, one value where all are alike.
-        runs: how many.
+        memory: largest peak in GB; 0 on devices that do not count memory.
+        parameters: every number of parameters that the models have, ascending; usually one.
+        runs: number of runs.
     """
 
     dataset: str
@@ -40,7 +40,7 @@ class RecordedCost:
 
 
 def costs(loaded: LoadedRecords, root: Path) -> list[RecordedCost]:
-    """One per data set and algorithm, in the order of their names. Step 0 does not count: it pays for warming up."""
+    """One row per data set and algorithm, in the order of their names. Step 0 is left out: it includes the warm-up."""
     groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in loaded.records:
         groups[dataset_label(record), record["args"]["algorithm"]].append(record)
@@ -78,12 +78,6 @@ def _parameters(folder: RunFolder) -> int | None:
     return value if isinstance(value, int) else None
 
 
-_STYLE = """
-svg.bar { display: inline-block; width: 4rem; height: .7rem; vertical-align: baseline; }
-svg.bar rect { fill: #0072b2; }
-"""
-
-
 def cost_section(loaded: LoadedRecords, root: Path) -> Section:
     """A table with a bar for the time of a step; all text is escaped."""
     rows = costs(loaded, root)
@@ -95,7 +89,7 @@ def cost_section(loaded: LoadedRecords, root: Path) -> Section:
         [
             '<section id="cost">\n<h2>Cost</h2>',
             "<p>As recorded at every evaluation of every run, on the machine that trained it; runs that shared a "
-            "machine slowed each other down. Median, and range. Memory is 0 where the device keeps no account.</p>",
+            "machine slowed each other down. Median, and range. Memory is 0 where the device does not count it.</p>",
             '<div class="scroll" tabindex="0" role="region" aria-label="Cost">',
             "<table>\n<caption>Cost of training</caption>",
             f"<thead><tr>{header}</tr></thead>\n<tbody>",
@@ -103,7 +97,7 @@ def cost_section(loaded: LoadedRecords, root: Path) -> Section:
             "</tbody>\n</table>\n</div>\n</section>",
         ]
     )
-    return Section(html=html, style=_STYLE)
+    return Section(html=html)
 
 
 def _row(row: RecordedCost, longest: float) -> str:

@@ -1,17 +1,17 @@
-"""One self-contained HTML page: the tables of all selection methods, accuracy against step, and sections of others.
+"""One self-contained HTML page: the tables of all selection methods, accuracy against step, and further sections.
 
-It loads nothing, works from a file, and shows everything without JavaScript, which only folds away what the switches
-(selection method, split and other options) do not show.
+The page loads nothing from elsewhere and opens from a file. Without JavaScript it shows every table; with JavaScript,
+switches (selection method, split and other options) show one group of tables at a time.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib import resources
 from typing import NamedTuple
 
 from sfmoe_dg.results.formats import average_text, readable_text
@@ -24,57 +24,9 @@ from sfmoe_dg.results.tables import Labels, Table, build_tables
 
 TITLE = "Domain generalization results"
 
-STYLE = """
-:root { color-scheme: light; }
-body { margin: 0 auto; max-width: 76rem; padding: 1rem; background: #fff; color: #1a1a1a;
-  font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: .5rem 0; overflow-wrap: anywhere; }
-h2 { font-size: 1.25rem; margin: 2rem 0 .5rem; }
-p { max-width: 44rem; margin: .5rem 0; }
-nav { display: flex; flex-wrap: wrap; align-items: center; gap: .5rem; margin: 1rem 0; }
-nav a { padding: .35rem .8rem; border: 1px solid #767676; border-radius: .4rem; color: #00507d; text-decoration: none; }
-nav a[aria-current=true] { background: #00507d; border-color: #00507d; color: #fff; }
-a:focus-visible, summary:focus-visible, .scroll:focus-visible { outline: 3px solid #e69f00; outline-offset: 2px; }
-.scroll { overflow-x: auto; margin: 1.25rem 0; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-weight: 600; padding-bottom: .4rem; }
-th, td { padding: .3rem .8rem; text-align: right; white-space: nowrap; font-weight: 400; }
-th:first-child { text-align: left; padding-left: .2rem; }
-thead th { font-weight: 600; border-top: 2px solid #1a1a1a; border-bottom: 1px solid #1a1a1a; }
-tr { background: #fff; }
-tbody tr:nth-child(even) { background: #f5f6f7; }
-th:first-child { position: sticky; left: 0; background: inherit; }
-tbody tr:last-child > * { border-bottom: 2px solid #1a1a1a; }
-td.best { font-weight: 700; }
-td.missing { color: #5f5f5f; }
-details { margin: .75rem 0; }
-summary { cursor: pointer; padding: .3rem 0; overflow-wrap: anywhere; font-weight: 600; }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1rem; }
-figure { margin: 0; }
-figcaption { font-size: .9rem; }
-svg { display: block; width: 100%; height: auto; }
-svg text { font-size: 11.5px; fill: #1a1a1a; }
-svg .grid { stroke: #e1e1e1; }
-svg .axis { stroke: #1a1a1a; fill: none; }
-@media (max-width: 40rem) { th, td { padding: .3rem .45rem; font-size: .9rem; } }
-@media print { nav { display: none; } .method[hidden], .options[hidden] { display: block; } }
-"""
-
-SCRIPT = """
-for (const nav of document.querySelectorAll("nav")) {
-  const links = [...nav.querySelectorAll("a")];
-  const show = chosen => links.forEach((link, i) => {
-    link.setAttribute("aria-current", String(i === chosen));
-    for (const part of document.querySelectorAll(link.dataset.shows)) part.hidden = i !== chosen;
-  });
-  links.forEach((link, i) => link.addEventListener("click", event => { event.preventDefault(); show(i); }));
-  show(0);
-}
-"""
-
 
 class Section(NamedTuple):
-    """A further part of the page: its HTML, in which all text is escaped, and the style and script that it needs."""
+    """A further part of the page: its HTML, with all text escaped, and the style and script that it needs."""
 
     html: str
     style: str = ""
@@ -91,11 +43,13 @@ def render_page(
     methods = build_tables(loaded, labels)
     first = next(iter(methods.values()))
     columns = {table.name: table.columns for table in first if not table.is_averages}
+    folder = resources.files("sfmoe_dg.results.page")
+    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     styles, scripts = ("".join(part) for part in zip(("", ""), *((s.style, s.script) for s in sections), strict=True))
     parts = [
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escape(title)}</title>\n<style>{STYLE}{styles}</style>\n</head>\n<body>",
+        f"<title>{escape(title)}</title>\n<style>\n{style}{styles}</style>\n</head>\n<body>",
         f"<header>\n<h1>{escape(title)}</h1>\n<p>Total records: {loaded.total}</p>",
         *_problems(loaded.problems),
         "</header>\n<main>",
@@ -106,7 +60,7 @@ def render_page(
         *(_method(f"method-{i}", name, tables) for i, (name, tables) in enumerate(methods.items())),
         *_curves(loaded.blocks, columns, _row_order(first)),
         *(section.html for section in sections),
-        f"</main>\n<script>{SCRIPT}{scripts}</script>\n</body>\n</html>",
+        f"</main>\n<script>\n{script}{scripts}</script>\n</body>\n</html>",
     ]
     return "\n".join(parts) + "\n"
 
@@ -122,7 +76,7 @@ def _problems(problems: Sequence[str]) -> list[str]:
 
 
 def _switch(label: str, choices: Sequence[tuple[str, str]], selector: str) -> list[str]:
-    """Links that show one choice of (identifier, name) and hide what belongs to the others; none for a single one."""
+    """One link per choice (identifier, name), which shows that choice and hides the others; none for one choice."""
     if len(choices) < 2:
         return []
     links = (
@@ -133,22 +87,16 @@ def _switch(label: str, choices: Sequence[tuple[str, str]], selector: str) -> li
 
 
 def _options(tables: Iterable[Table]) -> list[tuple[str, str]]:
-    """The identifiers and names of the options that runs differ in, in the order of the tables."""
-    found = dict.fromkeys(_options_of(table) for table in tables)
-    return [(f"options-{i}", text or "DomainBed's random split") for i, text in enumerate(found)]
-
-
-def _options_of(table: Table) -> str:
-    """What the table's name says of the runs' options (``record_lines.options_label``), without brackets."""
-    found = re.search(r"(?:^| )\[([^\[\]]*=[^\[\]]*)\]$", table.name)
-    return found[1] if found else ""
+    """Identifier and name of every set of options that runs were trained with, in the order of the tables."""
+    different = dict.fromkeys(table.options for table in tables)
+    return [(f"options-{i}", text[1:-1] or "DomainBed's random split") for i, text in enumerate(different)]
 
 
 def _method(identifier: str, name: str, tables: Iterable[Table]) -> str:
     tables = list(tables)
-    order = list(dict.fromkeys(_options_of(table) for table in tables))
+    order = list(dict.fromkeys(table.options for table in tables))
     body = "\n".join(
-        f'<div class="options options-{order.index(_options_of(table))}">\n{_table(table)}\n</div>' for table in tables
+        f'<div class="options options-{order.index(table.options)}">\n{_table(table)}\n</div>' for table in tables
     )
     return f'<section class="method" id="{identifier}">\n<h2>Model selection: {escape(name)}</h2>\n{body}\n</section>'
 
@@ -191,7 +139,7 @@ def _best_of_columns(table: Table) -> list[float | None]:
 
 @dataclass(frozen=True)
 class _Curves:
-    """Accuracies in percent against step, over ``num_runs`` runs that hold out one domain alone."""
+    """Accuracies in percent against step, over ``num_runs`` runs that hold out exactly one domain."""
 
     held_out: list[Point]
     training: list[Point]
@@ -209,21 +157,21 @@ def _row_order(tables: Iterable[Table]) -> list[tuple[str, str]]:
 def _curves(
     blocks: Iterable[Block], columns: dict[str, tuple[str, ...]], order: Sequence[tuple[str, str]]
 ) -> Iterator[str]:
-    found: dict[tuple[str, str], dict[int, _Curves]] = defaultdict(dict)
-    for key, runs in _single_domain_runs(blocks).items():
-        found[key[0], key[1]][key[2]] = _curves_of(runs, key[2])
+    by_domain: dict[tuple[str, str], dict[int, _Curves]] = defaultdict(dict)
+    for (dataset, algorithm, test_env), runs in _single_domain_runs(blocks).items():
+        by_domain[dataset, algorithm][test_env] = _curves_of(runs, test_env)
     yield '<section id="curves">\n<h2>Accuracy during training</h2>'
     yield (
         "<p>Lines are means over runs, of all trials and hyper-parameters; bands reach from the lowest run to the "
         "highest. Held-out: the in-split of the test domain. Training: the mean of the training domains' "
         "out-splits.</p>"
     )
-    y_limits = _limits_of_datasets(found)
-    shown = [pair for pair in order if pair in found]
+    y_limits = _limits_of_datasets(by_domain)
+    shown = [pair for pair in order if pair in by_domain]
     for place, (dataset, algorithm) in enumerate(shown):
         yield f"<details{' open' if place == 0 else ''}>\n<summary>{escape(dataset)}: {escape(algorithm)}</summary>"
         yield '<div class="charts">'
-        for test_env, curves in sorted(found[dataset, algorithm].items()):
+        for test_env, curves in sorted(by_domain[dataset, algorithm].items()):
             titles = columns[dataset]
             domain = titles[test_env] if test_env < len(titles) else f"env{test_env}"
             yield _figure(curves, dataset, algorithm, domain, y_limits[dataset])
@@ -232,7 +180,7 @@ def _curves(
 
 
 def _single_domain_runs(blocks: Iterable[Block]) -> dict[tuple[str, str, int], list[list[Block]]]:
-    """The runs that hold out one domain alone, by data set, algorithm and test domain."""
+    """The runs that hold out exactly one domain, by data set, algorithm and test domain."""
     runs: dict[tuple[str, str, int], list[list[Block]]] = defaultdict(list)
     for key, group in group_blocks(block for block in blocks if block.alone).items():
         runs[key[1:]] += group.values()
@@ -255,7 +203,7 @@ def _curves_of(runs: Sequence[Sequence[Block]], test_env: int) -> _Curves:
 
 
 def _points(by_step: dict[float, list[float]]) -> list[Point]:
-    """Percentages by step; a value that is not finite cannot be drawn and leaves its step to the others."""
+    """Percentages by step. A value that is not finite is left out of its step's mean and range."""
     points = []
     for step in sorted(by_step):
         values = [100 * value for value in by_step[step] if math.isfinite(value)]
@@ -264,11 +212,11 @@ def _points(by_step: dict[float, list[float]]) -> list[Point]:
     return points
 
 
-def _limits_of_datasets(found: Mapping[tuple[str, str], Mapping[int, _Curves]]) -> dict[str, tuple[float, float]]:
+def _limits_of_datasets(by_domain: Mapping[tuple[str, str], Mapping[int, _Curves]]) -> dict[str, tuple[float, float]]:
     """One accuracy axis per data set, so that its algorithms and domains can be compared by eye."""
     values: dict[str, list[float]] = defaultdict(list)
-    for (dataset, _), by_domain in found.items():
-        for curves in by_domain.values():
+    for (dataset, _), of_domain in by_domain.items():
+        for curves in of_domain.values():
             values[dataset] += [value for point in curves.points for value in (point.low, point.high)]
     return {dataset: limits(of_dataset, margin=0.04) for dataset, of_dataset in values.items()}
 

@@ -1,4 +1,4 @@
-"""What the command line shows of a folder of runs: the tables in a chosen format, and the best hyper-parameters."""
+"""The tables of a folder of runs in a chosen format, and its best hyper-parameters, as text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from sfmoe_dg.results.tables import build_tables
 
 Renderer = Callable[[Tables, int], str]
 
-
 Loaded = LoadedRecords | LoadedRuns
 
 
@@ -34,17 +33,17 @@ FORMATS: dict[str, Callable[[Loaded], str]] = {
     "csv": _of_tables(render_csv),
     "html": render_page,
 }
-"""The formats of ``collect``, by name."""
+"""Name of a format → function that writes the tables in it."""
 
 
-class Report(NamedTuple):
-    """``output`` for standard output; ``problems``, a sentence each, for standard error."""
+class Collected(NamedTuple):
+    """``output`` is for standard output, ``problems`` (one sentence each) for standard error."""
 
     output: str
     problems: list[str]
 
 
-def collect(input_dir: str | os.PathLike[str], format: str = "text", processes: int = 1) -> Report:
+def collect(input_dir: str | os.PathLike[str], format: str = "text", processes: int = 1) -> Collected:
     """The tables of all runs below a folder, in one of ``FORMATS``.
 
     Text and LaTeX are what DomainBed's ``collect_results`` prints, byte for byte. ``processes``: see ``load_runs``.
@@ -55,15 +54,15 @@ def collect(input_dir: str | os.PathLike[str], format: str = "text", processes: 
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
     loaded = load_runs(input_dir, processes)
-    return Report(FORMATS[format](loaded), loaded.problems)
+    return Collected(FORMATS[format](loaded), loaded.problems)
 
 
-def top_hparams(input_dir: str | os.PathLike[str], dataset: str, algorithm: str, test_env: int) -> Report:
-    """Every hyper-parameter setting by selection method and trial, the best validation accuracy first.
+def top_hparams(input_dir: str | os.PathLike[str], dataset: str, algorithm: str, test_env: int) -> Collected:
+    """Every hyper-parameter setting by selection method and trial, in the order of validation accuracy, best first.
 
     Raises:
-        UserError: if the records hold nothing of the kind asked for, or if the runs of one hparams_seed disagree in
-            their hyper-parameters.
+        UserError: if the records hold no such data set, algorithm or test domain, or if runs with the same
+            hparams_seed have different hyper-parameters.
 
     Source: DomainBed, ``scripts.list_top_hparams``.
     """
@@ -78,19 +77,19 @@ def top_hparams(input_dir: str | os.PathLike[str], dataset: str, algorithm: str,
             lines.append(f"trial_seed: {key.trial_seed}")
             for ranked in rank(groups[key], test_env, method):
                 lines += _setting(ranked, groups[key][ranked.hparams_seed], key)
-    return Report("\n".join(lines) + "\n", loaded.problems)
+    return Collected("\n".join(lines) + "\n", loaded.problems)
 
 
 def _require_known(keys: Iterable[GroupKey], dataset: str, algorithm: str, test_env: int) -> None:
-    """Refuse in the order of the flags, so that each sentence lists what is left to choose from."""
+    """Check one value after the other, so that the message lists what the records hold for the values before."""
     left = list(keys)
-    for name, field, value in (("dataset", 1, dataset), ("algorithm", 2, algorithm), ("test_env", 3, test_env)):
-        held = sorted({key[field] for key in left})
+    for name, value in (("dataset", dataset), ("algorithm", algorithm), ("test_env", test_env)):
+        held = sorted({getattr(key, name) for key in left})
         if value not in held:
-            names = ", ".join(map(str, held))
-            within = "" if field == 1 else f" of {' and '.join(map(str, (dataset, algorithm)[: field - 1]))}"
-            raise UserError(f"{name} {value} is not in the records{within}; they hold: {names}", name)
-        left = [key for key in left if key[field] == value]
+            before = {"dataset": "", "algorithm": f" of {dataset}", "test_env": f" of {dataset} and {algorithm}"}[name]
+            named = ", ".join(map(str, held))
+            raise UserError(f"{name} {value} is not in the records{before}; they hold: {named}", name)
+        left = [key for key in left if getattr(key, name) == value]
 
 
 def _setting(ranked: Ranked, records: Sequence[Record], key: GroupKey) -> list[str]:
