@@ -122,6 +122,19 @@ class Algorithm(HostBuffers):
         hparams: every name of :meth:`hparam_table`.
 
     The constructor builds the optimiser; the module may be moved to a device afterwards.
+
+    Examples:
+        >>> import torch
+        >>> from sfmoe_dg import ALGORITHMS, Algorithm, default_hparams
+        >>> hparams = default_hparams("CORAL", "StyledDigits")
+        >>> algorithm = ALGORITHMS.load("CORAL")((3, 32, 32), num_classes=10, num_domains=3, hparams=hparams)
+        >>> isinstance(algorithm, Algorithm)
+        True
+        >>> minibatches = [(torch.rand(8, 3, 32, 32), torch.arange(8)) for _ in range(3)]
+        >>> sorted(algorithm.update(minibatches))
+        ['loss', 'penalty']
+        >>> algorithm.predict(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
 
     on_host = ("update_count",)

@@ -24,6 +24,17 @@ def _complaint(name: str, found: object) -> str:
 
 
 ALGORITHMS: Registry[type[Algorithm]] = Registry("algorithm", "sfmoe_dg.algorithms", _complaint)
+"""Objectives by name. ``ALGORITHMS.register(name, cls)`` adds one.
+
+Examples:
+    >>> from sfmoe_dg import ALGORITHMS, ERM
+    >>> class Mine(ERM):
+    ...     paper = "nobody, An example, 2026"
+    >>> ALGORITHMS.register("Mine", Mine)
+    >>> "Mine" in ALGORITHMS
+    True
+    >>> del ALGORITHMS["Mine"]
+"""
 ALGORITHMS.register("ERM", "sfmoe_dg.algorithms.erm:ERM")
 ALGORITHMS.register("ERMPlusPlus", "sfmoe_dg.algorithms.objectives.erm_plus_plus:ERMPlusPlus")
 ALGORITHMS.register("Fish", "sfmoe_dg.algorithms.objectives.fish:Fish")
@@ -78,10 +89,22 @@ def hparam_table(algorithm: str, dataset: str) -> HparamTable:
 
 
 def default_hparams(algorithm: str, dataset: str) -> dict[str, Any]:
-    """DomainBed's ``hparams_registry.default_hparams``, and the names that this suite adds."""
+    """DomainBed's ``hparams_registry.default_hparams``, and the names that this suite adds.
+
+    Examples:
+        >>> from sfmoe_dg import default_hparams
+        >>> default_hparams("CORAL", "PACS")["mmd_gamma"]
+        1.0
+    """
     return default_values(hparam_table(algorithm, dataset))
 
 
 def random_hparams(algorithm: str, dataset: str, seed: int) -> dict[str, Any]:
-    """DomainBed's ``hparams_registry.random_hparams``: the same draws for the names that both have."""
+    """DomainBed's ``hparams_registry.random_hparams``: the same draws for the names that both have.
+
+    Examples:
+        >>> from sfmoe_dg import random_hparams
+        >>> random_hparams("CORAL", "PACS", seed=1) == random_hparams("CORAL", "PACS", seed=1)
+        True
+    """
     return random_values(hparam_table(algorithm, dataset), seed)

@@ -58,6 +58,12 @@ class DatasetFacts:
         domain_attributes: names of :data:`DOMAIN_ATTRIBUTES` that describe each domain, in the order of ``domains``;
             empty if nobody has described them. Domains may be described alike.
         crops: whether augmentation for training cuts a part out of the image.
+
+    Examples:
+        >>> from sfmoe_dg import CATALOG, DatasetFacts
+        >>> facts = CATALOG.load("PACS")
+        >>> isinstance(facts, DatasetFacts), facts.num_classes, facts.labels
+        (True, 7, ('A', 'C', 'P', 'S'))
     """
 
     name: str
@@ -83,6 +89,17 @@ def _complaint(name: str, found: object) -> str:
 
 
 CATALOG: Registry[DatasetFacts] = Registry("data set", "sfmoe_dg.datasets", _complaint)
+"""Data sets by name. ``CATALOG.register(name, facts)`` adds one.
+
+Examples:
+    >>> from dataclasses import replace
+    >>> from sfmoe_dg import CATALOG
+    >>> facts = replace(CATALOG.load("PACS"), name="PACSAgain", steps=100)
+    >>> CATALOG.register("PACSAgain", facts)
+    >>> "PACSAgain" in CATALOG
+    True
+    >>> del CATALOG["PACSAgain"]
+"""
 
 
 def facts(name: str) -> DatasetFacts:

@@ -57,6 +57,12 @@ def plan(spec: SweepSpec, data_dir: str | None) -> list[RunSpec]:
 
     Raises:
         UserError: for a test domain that does not exist.
+
+    Examples:
+        >>> from sfmoe_dg import plan, read_study
+        >>> runs = plan(read_study("sweeps/quickstart.toml"), data_dir=None)
+        >>> len(runs)  # 3 algorithms, 4 domains held out in turn
+        12
     """
     runs = []
     for trial_seed in range(spec.n_trials):

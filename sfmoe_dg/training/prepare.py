@@ -31,7 +31,13 @@ from sfmoe_dg.training.fast_options import speed_up
 
 @dataclass(frozen=True)
 class Execution:
-    """How a run is executed; none of it changes what the records mean."""
+    """How a run is executed; none of it changes what the records mean.
+
+    Examples:
+        >>> from sfmoe_dg import Execution
+        >>> Execution(device="cpu", num_workers=0).eval_batch_size
+        128
+    """
 
     device: str = "auto"
     num_workers: int | None = None

@@ -94,6 +94,13 @@ class Launcher(Protocol):
 
 
 LAUNCHERS: Registry[Callable[[], Launcher]] = Registry("launcher", "sfmoe_dg.launchers")
+"""Launchers by name. ``LAUNCHERS.register(name, cls)`` adds one.
+
+Examples:
+    >>> from sfmoe_dg import LAUNCHERS
+    >>> sorted(LAUNCHERS.registered)
+    ['commands', 'local', 'slurm']
+"""
 LAUNCHERS.register("local", "sfmoe_dg.sweeps.launch.local:Local")
 LAUNCHERS.register("slurm", "sfmoe_dg.sweeps.launch.slurm.launcher:Slurm")
 LAUNCHERS.register("commands", "sfmoe_dg.sweeps.launch.commands:Commands")
