@@ -152,6 +152,26 @@ def test_every_module_is_on_one_api_page():
         assert f"::: sfmoe_dg.{folder}\n    options:\n      show_submodules: true\n" in page
 
 
+def test_the_followed_run_names_functions_that_exist():
+    rows = re.findall(r"^\| `(sfmoe_dg/[\w/]+\.py)` \| `(\w+)` \|", text("docs/one_run_followed.md"), re.M)
+    assert len(rows) > 30
+    missing = [
+        f"{file}: {name}" for file, name in rows if not re.search(rf"^ *(?:def|class) {name}\b", text(file), re.M)
+    ]
+    assert not missing
+
+
+def test_the_architecture_names_files_and_folders_that_exist():
+    sections = re.split(r"^## (\w+)$", text("ARCHITECTURE.md"), flags=re.M)[1:]
+    rooms = {name: body for name, body in zip(sections[::2], sections[1::2], strict=True) if name != "Habits"}
+    assert list(rooms) == re.findall(r"^      (\w+)/ ", text("ARCHITECTURE.md"), re.M)
+    assert set(rooms) == {path.parent.name for path in (ROOT / "sfmoe_dg").glob("*/__init__.py")}
+    for room, body in rooms.items():
+        found = {path.name for path in (ROOT / "sfmoe_dg" / room).rglob("*")}
+        named = re.findall(r"`(?:[\w/]+/)?(\w+\.py|\w+(?=/`))", body)
+        assert not [name for name in named if name not in found | {"datasets", "cli"}], room
+
+
 def rows_of(page: str, first_column: str) -> list[list[str]]:
     """The cells of the table whose head begins with these words."""
     block = re.search(rf"^\| {re.escape(first_column)} \|.*?(?=\n[^|]|\Z)", text(page), re.M | re.S)
