@@ -49,6 +49,8 @@ TEXT = """# One & two: `three`
 
 - a list
   [of links](c/d.md)
+
+`code` before [a link](e.md).
 """
 
 
@@ -85,6 +87,7 @@ def test_links_are_found_outside_of_code_only():
         ("b.md", "docs/b.md", ""),
         ("#one--two-three", "docs/a.md", "one--two-three"),
         ("c/d.md", "docs/c/d.md", ""),
+        ("e.md", "docs/e.md", ""),
     ]
     assert all(TEXT[link.start : link.end] == link.written for link in links.relative_links(TEXT, "docs/a.md"))
 
