@@ -96,9 +96,9 @@ def rewritten(markdown: str, page: str, root: Path) -> str:
 
 
 def _without_code(markdown: str) -> str:
-    """The text with code replaced by spaces, so that positions stay."""
+    """The text with code replaced by as many letters: spaces at the start of a line would look like indented code."""
 
     def blank(found: re.Match[str]) -> str:
-        return re.sub(r"[^\n]", " ", found[0])
+        return re.sub(r"[^\n]", "x", found[0])
 
     return _INDENTED.sub(blank, _CODE.sub(blank, markdown))

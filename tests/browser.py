@@ -85,11 +85,11 @@ class Browser:
             self.errors.append(str(params["args"]))
 
     def open(self, path, width=1200, height=900):
-        """Open a file, wait until it and its images are there."""
+        """Open a file, or an address given as a string; wait until it and its images are there."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
-        self.call("Page.navigate", url=path.as_uri())
+        self.call("Page.navigate", url=path if isinstance(path, str) else path.as_uri())
         self.wait("document.readyState === 'complete'")
 
     def js(self, expression):

@@ -97,16 +97,20 @@ class Algorithm(HostBuffers):
         num_domains: number of **training** domains.
         hparams: a value for every name of :meth:`hparam_table`.
 
-    Example:
+    The constructor builds the optimiser; the module may be moved to a device afterwards.
+
+    Examples:
         >>> import torch
-        >>> from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
-        >>> hparams = default_hparams("CORAL", "RotatedMNIST")
-        >>> learner = ALGORITHMS.load("CORAL")((1, 28, 28), num_classes=10, num_domains=2, hparams=hparams)
-        >>> minibatches = [(torch.rand(8, 1, 28, 28), torch.arange(8)) for _ in range(2)]
-        >>> sorted(learner.update(minibatches))
+        >>> from sfmoe_dg import ALGORITHMS, Algorithm, default_hparams
+        >>> hparams = default_hparams("CORAL", "StyledDigits")
+        >>> algorithm = ALGORITHMS.load("CORAL")((3, 32, 32), num_classes=10, num_domains=3, hparams=hparams)
+        >>> isinstance(algorithm, Algorithm)
+        True
+        >>> minibatches = [(torch.rand(8, 3, 32, 32), torch.arange(8)) for _ in range(3)]
+        >>> sorted(algorithm.update(minibatches))
         ['loss', 'penalty']
-        >>> learner.predict(torch.rand(3, 1, 28, 28)).shape
-        torch.Size([3, 10])
+        >>> algorithm.predict(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
 
     on_host = ("update_count",)

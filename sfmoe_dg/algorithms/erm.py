@@ -18,6 +18,18 @@ class ERM(Algorithm):
 
     Subclasses override :meth:`objective`. They set ``one_pass = False`` where DomainBed runs the network once per
     domain, so that batch normalisation uses the statistics of one domain.
+
+    Examples:
+        >>> import torch
+        >>> from sfmoe_dg import ERM, default_hparams
+        >>> class ShortFeatures(ERM):
+        ...     def objective(self, forward):
+        ...         loss, logged = super().objective(forward)
+        ...         penalty = torch.cat(forward.features).pow(2).mean()
+        ...         return loss + 0.001 * penalty, logged | {"penalty": penalty}
+        >>> algorithm = ShortFeatures((3, 32, 32), 10, 1, default_hparams("ERM", "StyledDigits"))
+        >>> sorted(algorithm.update([(torch.rand(4, 3, 32, 32), torch.arange(4))]))
+        ['loss', 'penalty']
     """
 
     paper = "Vapnik, Statistical Learning Theory, 1998"

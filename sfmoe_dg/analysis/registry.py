@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 Analysis = Callable[["Subject"], "Iterator[Drawing]"]
 
 ANALYSES: Registry[Analysis] = Registry("analysis", "sfmoe_dg.analyses")
+"""Analyses by name. ``ANALYSES.register(name, function)`` adds one.
+
+Examples:
+    >>> from sfmoe_dg import ANALYSES
+    >>> [name for name in ANALYSES.registered if name.startswith("a")]
+    ['attributes', 'attention', 'adaptive-compute', 'ablation']
+"""
 ANALYSES.register("parts", "sfmoe_dg.analysis.parts.figure:drawings")
 ANALYSES.register("attributes", "sfmoe_dg.analysis.attributes.figure:drawings")
 ANALYSES.register("stability", "sfmoe_dg.analysis.stability.figure:drawings")

@@ -88,6 +88,15 @@ def build_dataset(name: str, data_dir: str | None = None, *, on_bad_image: str =
 
     Raises:
         UserError: on an unknown name, missing or inconsistent folders, a missing ``data_dir``.
+
+    Examples:
+        >>> from sfmoe_dg import build_dataset
+        >>> dataset = build_dataset("StyledDigits")
+        >>> dataset.domain_names
+        ('chalk', 'ink', 'mosaic', 'neon')
+        >>> domain = dataset.domains[0]
+        >>> len(domain), domain.image(0).shape, int(domain.targets[0])
+        (1797, torch.Size([3, 32, 32]), 0)
     """
     return _open(CATALOG.load(name), data_dir, on_bad_image)
 

@@ -12,6 +12,14 @@ class UserError(ValueError):
     The sentence calls what the user can set by the name of its field (``steps is 0``); ``fields`` are the names that
     it uses so. The command line shows the first mention of each as a flag (``--steps is 0``), prints no traceback and
     exits with code 2.
+
+    Examples:
+        >>> from sfmoe_dg import CATALOG, UserError
+        >>> try:
+        ...     CATALOG.load("OfficeHomes")
+        ... except UserError as error:
+        ...     print(error)
+        unknown data set 'OfficeHomes': did you mean OfficeHome?
     """
 
     def __init__(self, message: str = "", *fields: str) -> None:

@@ -42,7 +42,19 @@ BACKBONES: Registry[Callable[[tuple[int, ...], Mapping[str, Any]], Featurizer]] 
 )
 """Third parties' backbones: functions of the input shape and the hyper-parameters that return a :class:`Featurizer`;
 the first lines of their docstrings say what it is. They are entry points of the group ``sfmoe_dg.backbones``, or
-registered by a ``--plugin``. They decide what ``pretrained`` means. Ours are in timm's registry."""
+registered by a ``--plugin``. They decide what ``pretrained`` means. Ours are in timm's registry.
+
+Examples:
+    >>> import torch
+    >>> from sfmoe_dg import BACKBONES, Featurizer
+    >>> def grid_of_means(input_shape, hparams):
+    ...     network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten())
+    ...     return Featurizer(network, input_shape[0] * 4 * 4, ((0.5,) * 3, (0.5,) * 3))
+    >>> BACKBONES.register("grid_of_means", grid_of_means)
+    >>> "grid_of_means" in BACKBONES
+    True
+    >>> del BACKBONES["grid_of_means"]
+"""
 
 import_architectures()
 

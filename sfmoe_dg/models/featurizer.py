@@ -36,6 +36,14 @@ class Featurizer(nn.Module):
         n_outputs: width of the features.
         normalization: (mean, std) per input channel that pictures in [0, 1] should be normalised with.
         compiled: run through ``torch.compile``, with torch's default backend. Copies of a compiled one are compiled.
+
+    Examples:
+        >>> import torch
+        >>> from sfmoe_dg import Featurizer
+        >>> network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten())
+        >>> featurizer = Featurizer(network, n_outputs=3 * 4 * 4, normalization=((0.5,) * 3, (0.5,) * 3))
+        >>> featurizer(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 48])
     """
 
     network: Any

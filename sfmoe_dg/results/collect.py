@@ -50,6 +50,12 @@ def collect(input_dir: str | os.PathLike[str], format: str = "text", processes: 
 
     Raises:
         UserError: on an unknown format, a missing folder, or one without records.
+
+    Examples:
+        >>> from sfmoe_dg import collect
+        >>> report = collect("results", "csv")
+        >>> report.output.splitlines()[0]
+        'dataset,selection_method,algorithm,test_domain,mean,stderr,n_trials'
     """
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)

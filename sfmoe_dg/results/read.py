@@ -54,6 +54,14 @@ def load_records(input_dir: str | os.PathLike[str]) -> LoadedRecords:
         UserError: if the folder does not exist or no record can be read in it.
 
     Source: DomainBed, ``lib.reporting.load_records``, which reads in the order of the disk.
+
+    Examples:
+        >>> from sfmoe_dg import load_records
+        >>> loaded = load_records("results")
+        >>> loaded.total, loaded.problems
+        (2, [])
+        >>> 0 <= loaded.records[-1]["env3_in_acc"] <= 1
+        True
     """
     root = Path(input_dir)
     notes = Notes(root)

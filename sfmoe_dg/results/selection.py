@@ -61,6 +61,12 @@ def group_records(records: Iterable[Record]) -> dict[GroupKey, dict[int, list[Re
     """Records by group and hparams_seed in one pass, sorted; a two-domain record belongs to both of its groups.
 
     Source: DomainBed, ``lib.reporting.get_grouped_records``, whose order is that of the disk.
+
+    Examples:
+        >>> from sfmoe_dg import group_records, load_records
+        >>> groups = group_records(load_records("results").records)
+        >>> [(key.algorithm, key.test_env, list(group)) for key, group in groups.items()]
+        [('SFMoE', 3, [0])]
     """
     return _grouped((RunKey.of(record), record) for record in records)
 
@@ -96,7 +102,15 @@ def rank(group: Group, test_env: int, method: SelectionMethod) -> list[Ranked]:
 
 
 def select(groups: Mapping[GroupKey, Group], method: SelectionMethod) -> dict[GroupKey, Choice]:
-    """The choice that each group reports; groups for which the method finds nothing are left out."""
+    """The choice that each group reports; groups for which the method finds nothing are left out.
+
+    Examples:
+        >>> from sfmoe_dg import SELECTION_METHODS, group_records, load_records, select
+        >>> groups = group_records(load_records("results").records)
+        >>> chosen = select(groups, SELECTION_METHODS[0])
+        >>> [(key.algorithm, key.test_env, choice.step in (0, 9)) for key, choice in chosen.items()]
+        [('SFMoE', 3, True)]
+    """
     ranked = ((key, rank(group, key.test_env, method)) for key, group in groups.items())
     return {key: best[0].choice for key, best in ranked if best}
 
@@ -221,3 +235,13 @@ SELECTION_METHODS = (
     SelectionMethod("leave-one-domain-out cross-validation", leave_one_domain_out),
     SelectionMethod("test-domain validation set (oracle)", oracle),
 )
+"""DomainBed's methods, in its order.
+
+Examples:
+    >>> from sfmoe_dg import SELECTION_METHODS
+    >>> for method in SELECTION_METHODS:
+    ...     print(method.name)
+    training-domain validation set
+    leave-one-domain-out cross-validation
+    test-domain validation set (oracle)
+"""

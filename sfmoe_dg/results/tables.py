@@ -107,6 +107,15 @@ def build_tables(loaded: LoadedRecords | LoadedRuns, labels: Labels | None = Non
 
     Source: DomainBed, ``scripts.collect_results``. Upstream leaves out data sets it does not know; here they follow
     the known ones in alphabetical order.
+
+    Examples:
+        >>> from sfmoe_dg import build_tables, load_records
+        >>> tables = build_tables(load_records("results"))
+        >>> table = tables["training-domain validation set"][0]
+        >>> table.columns
+        ('chalk', 'ink', 'mosaic', 'neon')
+        >>> [(row.algorithm, [cell is not None for cell in row.cells]) for row in table.rows]  # None: no run yet
+        [('SFMoE', [False, False, False, True])]
     """
     labels = catalog_labels() if labels is None else labels
     blocks = loaded.blocks

@@ -36,6 +36,11 @@ class Execution(Resources):
 
     Raises:
         UserError: for a value that cannot be, naming its field.
+
+    Examples:
+        >>> from sfmoe_dg import Execution
+        >>> Execution(device="cpu", num_workers=0).eval_batch_size
+        128
     """
 
     checkpoint_minutes: float = value(

@@ -40,7 +40,8 @@ class Hparam:
         above, below: bounds of the range that are not allowed themselves.
         from_seed: replaces ``draw`` where other code draws; it gets the seed of the whole table's draw.
 
-    Example:
+    Examples:
+        >>> from sfmoe_dg import Hparam, log10_uniform
         >>> lr = Hparam(5e-5, log10_uniform(-5, -3.5), above=0)
         >>> lr.accepts(0.1), lr.accepts(0), lr.accepts("fast")
         (True, False, False)
@@ -133,26 +134,74 @@ HparamTable = Mapping[str, Hparam]
 
 
 def uniform(low: float, high: float) -> Draw:
+    """A draw between two numbers.
+
+    Examples:
+        >>> from numpy.random import RandomState
+        >>> from sfmoe_dg import uniform
+        >>> uniform(0, 1)(RandomState(0))
+        0.5488135039273248
+    """
     return lambda r: r.uniform(low, high)
 
 
 def log10_uniform(low: float, high: float) -> Draw:
+    """A draw of ten to the power of a number between two.
+
+    Examples:
+        >>> from numpy.random import RandomState
+        >>> from sfmoe_dg import log10_uniform
+        >>> log10_uniform(-5, -3)(RandomState(0))
+        0.0001252065381499946
+    """
     return lambda r: 10 ** r.uniform(low, high)
 
 
 def int_uniform(low: float, high: float) -> Draw:
+    """A draw of a whole number: one between two, rounded down.
+
+    Examples:
+        >>> from numpy.random import RandomState
+        >>> from sfmoe_dg import int_uniform
+        >>> int_uniform(8, 64)(RandomState(0))
+        38
+    """
     return lambda r: int(r.uniform(low, high))
 
 
 def int_log10_uniform(low: float, high: float) -> Draw:
+    """A draw of ten to the power of a number between two, rounded down.
+
+    Examples:
+        >>> from numpy.random import RandomState
+        >>> from sfmoe_dg import int_log10_uniform
+        >>> int_log10_uniform(0, 4)(RandomState(0))
+        156
+    """
     return lambda r: int(10 ** r.uniform(low, high))
 
 
 def int_log2_uniform(low: float, high: float) -> Draw:
+    """A draw of two to the power of a number between two, rounded down.
+
+    Examples:
+        >>> from numpy.random import RandomState
+        >>> from sfmoe_dg import int_log2_uniform
+        >>> int_log2_uniform(3, 5.5)(RandomState(0))
+        20
+    """
     return lambda r: int(2 ** r.uniform(low, high))
 
 
 def choice(*values: Any) -> Draw:
+    """A draw of one of these values.
+
+    Examples:
+        >>> from numpy.random import RandomState
+        >>> from sfmoe_dg import choice
+        >>> float(choice(0.0, 0.1, 0.5)(RandomState(0)))
+        0.0
+    """
     return lambda r: r.choice(list(values))
 
 

@@ -22,6 +22,11 @@ class Options:
     """What upstream has no flag for. The defaults reproduce upstream's behaviour.
 
     Only values that differ from the default enter the job hash and the records.
+
+    Examples:
+        >>> from sfmoe_dg import Options
+        >>> Options(split="identity", precision="bf16").changed()
+        {'split': 'identity', 'precision': 'bf16'}
     """
 
     split: str = value(
@@ -73,7 +78,14 @@ class Options:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Everything that decides a run's records (DomainBed's flags, and :class:`Options`)."""
+    """Everything that decides a run's records (DomainBed's flags, and :class:`Options`).
+
+    Examples:
+        >>> from sfmoe_dg import RunSpec
+        >>> run = RunSpec(dataset="PACS", algorithm="CORAL", test_envs=(2,), hparams='{"lr": 1e-4}')
+        >>> run.run_id  # the name of its folder in a sweep
+        '2d3ea7c20f8b0c4239d154ea0b3c4e73'
+    """
 
     dataset: str = value("RotatedMNIST", help="a name of sfmoe-dg list datasets")
     algorithm: str = value("ERM", help="a name of sfmoe-dg list algorithms")

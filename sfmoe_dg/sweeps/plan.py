@@ -56,6 +56,12 @@ def plan(spec: SweepSpec, data_dir: str | None) -> list[RunSpec]:
 
     Raises:
         UserError: for a test domain that does not exist.
+
+    Examples:
+        >>> from sfmoe_dg import plan, read_study
+        >>> runs = plan(read_study("sweeps/quickstart.toml"), data_dir=None)
+        >>> len(runs)  # 3 algorithms, 4 domains held out in turn
+        12
     """
     held_out = {dataset: _test_sets(spec, dataset, domain_names(dataset, data_dir)) for dataset in spec.datasets}
     hparams_seeds = range(spec.n_hparams_from, spec.n_hparams)

@@ -93,6 +93,11 @@ def read_spec(path: str | Path) -> SweepSpec:
 
     Raises:
         UserError: naming the file and the key, with the nearest known names.
+
+    Examples:
+        >>> from sfmoe_dg import read_study
+        >>> read_study("sweeps/quickstart.toml").algorithms
+        ('ERM', 'CORAL', 'SFMoE')
     """
     path = Path(path)
     try:

@@ -61,6 +61,14 @@ def train(
         Owned: if another process trains in this folder.
         LeaseLost: if another process took the run over, because this one showed no sign of life.
         Stopped: after saving, once ``stop`` is requested.
+
+    Examples:
+        >>> from sfmoe_dg import Execution, Options, RunSpec, load_records, train
+        >>> options = Options(eval="fast")
+        >>> run = RunSpec(dataset="StyledDigits", algorithm="SFMoE", test_envs=(3,), steps=10, options=options)
+        >>> train(run, "results/one", Execution(device="cpu", num_workers=0))
+        >>> [record["step"] for record in load_records("results").records]
+        [0, 9]
     """
     folder, world = RunFolder(Path(output_dir)), (execution or Execution()).world
     _refuse_done(folder)

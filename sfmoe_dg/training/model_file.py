@@ -143,6 +143,16 @@ def load(run_folder: str | os.PathLike[str]) -> TrainedRun:
 
     Raises:
         UserError: if there is no model, or the file run.json beside it cannot be read.
+
+    Examples:
+        >>> from torchvision.transforms.functional import to_pil_image
+        >>> from sfmoe_dg import build_dataset, load
+        >>> trained = load("results/one")
+        >>> trained.test_domains
+        ('neon',)
+        >>> image = to_pil_image(build_dataset("StyledDigits").domains[3].image(0))
+        >>> trained.algorithm.predict(trained.transform(image)[None]).shape  # a logit for each class
+        torch.Size([1, 10])
     """
     algorithm = load_model(run_folder)
     about = read_json(RunFolder(Path(run_folder)).about)

@@ -7,11 +7,17 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
+from browser import Browser
 
 from sfmoe_dg.analysis.compare.published_numbers import published
 from sfmoe_dg.cli.main import main
@@ -49,6 +55,8 @@ TEXT = """# One & two: `three`
 
 - a list
   [of links](c/d.md)
+
+`code` before [a link](e.md).
 """
 
 
@@ -85,6 +93,7 @@ def test_links_are_found_outside_of_code_only():
         ("b.md", "docs/b.md", ""),
         ("#one--two-three", "docs/a.md", "one--two-three"),
         ("c/d.md", "docs/c/d.md", ""),
+        ("e.md", "docs/e.md", ""),
     ]
     assert all(TEXT[link.start : link.end] == link.written for link in links.relative_links(TEXT, "docs/a.md"))
 
@@ -152,6 +161,26 @@ def test_every_module_is_on_one_api_page():
         assert f"::: sfmoe_dg.{folder}\n    options:\n      show_submodules: true\n" in page
 
 
+def test_the_followed_run_names_functions_that_exist():
+    rows = re.findall(r"^\| `(sfmoe_dg/[\w/]+\.py)` \| `(\w+)` \|", text("docs/one_run_followed.md"), re.M)
+    assert len(rows) > 30
+    missing = [
+        f"{file}: {name}" for file, name in rows if not re.search(rf"^ *(?:def|class) {name}\b", text(file), re.M)
+    ]
+    assert not missing
+
+
+def test_the_architecture_names_files_and_folders_that_exist():
+    sections = re.split(r"^## (\w+)$", text("ARCHITECTURE.md"), flags=re.M)[1:]
+    rooms = {name: body for name, body in zip(sections[::2], sections[1::2], strict=True) if name != "Habits"}
+    assert list(rooms) == re.findall(r"^      (\w+)/ ", text("ARCHITECTURE.md"), re.M)
+    assert set(rooms) == {path.parent.name for path in (ROOT / "sfmoe_dg").glob("*/__init__.py")}
+    for room, body in rooms.items():
+        found = {path.name for path in (ROOT / "sfmoe_dg" / room).rglob("*")}
+        named = re.findall(r"`(?:[\w/]+/)?(\w+\.py|\w+(?=/`))", body)
+        assert not [name for name in named if name not in found | {"datasets", "cli"}], room
+
+
 def rows_of(page: str, first_column: str) -> list[list[str]]:
     """The cells of the table whose head begins with these words."""
     block = re.search(rf"^\| {re.escape(first_column)} \|.*?(?=\n[^|]|\Z)", text(page), re.M | re.S)
@@ -213,19 +242,71 @@ def test_table_1_plans_with_the_command_of_the_page(study, runs, in_root, tmp_pa
     assert not out.exists()
 
 
-@pytest.mark.slow
-def test_the_site_builds_strictly_and_fetches_nothing(tmp_path):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The folder of the built site; a warning of the build fails."""
     for module in ("mkdocs", "material", "mkdocstrings_handlers"):
         pytest.importorskip(module)
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    folder = tmp_path_factory.mktemp("docs") / "site"
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert built.returncode == 0, built.stderr
-    pages = {path: path.read_text(encoding="utf-8") for path in (tmp_path / "site").rglob("*.html")}
+    return folder
+
+
+@pytest.mark.slow
+def test_the_site_fetches_nothing(site):
+    pages = {path: path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
     assert len(pages) > len(nav())
     for path, page in pages.items():
         assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"https?:", page), path
         if path.parent.name == "api":  # elsewhere code is shown as it is
             assert not re.findall(r":(?:func|class|meth|data|mod|attr):`", page), path
-    shown = tmp_path / "site" / "repository" / "sweeps" / "quickstart.toml.html"
+    shown = site / "repository" / "sweeps" / "quickstart.toml.html"
     assert "StyledDigits" in pages[shown]
-    assert 'href="repository/sweeps/quickstart.toml.html"' in pages[tmp_path / "site" / "getting_started.html"]
+    assert 'href="repository/sweeps/quickstart.toml.html"' in pages[site / "getting_started.html"]
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.parametrize(("query", "page"), [("preempted", "cluster.html"), ("build_backbone", "api/models.html")])
+def test_the_search_finds_what_is_typed(site, query, page, tmp_path):
+    with served(site) as address, closing(Browser(tmp_path)) as browser:
+        browser.open(f"{address}/index.html")
+        browser.js("document.querySelector('.md-search__input').focus()")
+        browser.call("Input.insertText", text=query)
+        browser.wait("document.querySelectorAll('.md-search-result__link').length")
+        found = browser.js("[...document.querySelectorAll('.md-search-result__link')].map(link => link.href)")
+        assert any(link.startswith(f"{address}/{page}") for link in found), found
+        assert not browser.errors
+        assert all(url.startswith((address, "data:", "blob:", "about:")) for url in browser.requests)
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_home_page_fits_the_window(site, width, tmp_path):
+    with closing(Browser(tmp_path)) as browser:
+        browser.open(site / "index.html", width=width)
+        assert browser.js("document.documentElement.scrollWidth") <= width
+        assert browser.js("document.querySelector('.wide img').naturalWidth") > 0
+        if width == 1280:
+            assert browser.js("[...document.querySelectorAll('pre > code')].every(e => e.scrollWidth <= e.clientWidth)")
+
+
+class Silent(SimpleHTTPRequestHandler):
+    """Serves files and says nothing of it."""
+
+    def log_message(self, *words: object) -> None: ...
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """A server on this machine, which the search needs; gives its address."""
+    handler = partial(Silent, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()

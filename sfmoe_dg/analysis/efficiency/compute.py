@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from sfmoe_dg.algorithms.base import Algorithm, Minibatches
-from sfmoe_dg.algorithms.registry import ALGORITHMS
+from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
 from sfmoe_dg.algorithms.shared.optimisation import optimizers
 from sfmoe_dg.algorithms.shared.precision import Precision
 from sfmoe_dg.analysis.subject.predicting import evaluating

@@ -150,20 +150,32 @@ def observe(
     layers: Sequence[str] | None = None,
     batch_size: int = 128,
     num_workers: int | None = None,
-    **opening: Any,
+    data_dir: str | None = None,
+    device: str = "cpu",
+    cache_dir: str | None = None,
 ) -> Observations:
     """Send images through a trained run and record its routing.
 
     Args:
-        run: an opened run, or its folder (opened with ``opening``: data_dir, device, cache_dir).
+        run: an opened run, or the folder of one.
         splits, envs, limit: which images, see :meth:`OpenedRun.select`.
         layers: names of the layers to record; all by default.
+        data_dir, device, cache_dir: how a folder is opened, see :func:`open_run`; an opened run ignores them.
 
     Raises:
         UserError: if the run's model has no mixture-of-experts layer or does not work on a grid of patches, and as
             :func:`open_run` and :meth:`OpenedRun.select`.
+
+    Examples:
+        >>> from sfmoe_dg import observe
+        >>> seen = observe("results/one", limit=5, num_workers=0)
+        >>> layer = next(iter(seen.layers))
+        >>> seen.top_experts(layer).shape  # 5 images of 4 domains, 4 × 4 patches: the first choice of each patch
+        (20, 16)
+        >>> seen.usage(layer).shape  # the share of each image's patches that each of 6 experts takes
+        (20, 6)
     """
-    opened = run if isinstance(run, OpenedRun) else open_run(run, **opening)
+    opened = run if isinstance(run, OpenedRun) else open_run(run, data_dir=data_dir, device=device, cache_dir=cache_dir)
     selection = opened.select(splits, envs, limit)
     recorder = RoutingRecorder(opened.algorithm, len(selection))
     with routing_trace(opened.algorithm, recorder, layers=None if layers is None else list(layers)):

@@ -160,6 +160,14 @@ def open_run(
 
     Raises:
         UserError: if the folder holds no finished run with its model, or the data are not there.
+
+    Examples:
+        >>> from sfmoe_dg import open_run
+        >>> run = open_run("results/one")
+        >>> run.seen_domains, run.held_out
+        (('chalk', 'ink', 'mosaic'), 'neon')
+        >>> len(run.select(splits=("out",), envs=[3], limit=10))
+        10
     """
     folder = Path(folder)
     spec = RunSpec.from_record(last_record(folder))

@@ -119,6 +119,13 @@ def _complaint(name: str, launcher: Any) -> str:
 
 
 LAUNCHERS: Registry[Callable[[], Launcher]] = Registry("launcher", "sfmoe_dg.launchers", _complaint)
+"""Launchers by name. ``LAUNCHERS.register(name, cls)`` adds one.
+
+Examples:
+    >>> from sfmoe_dg import LAUNCHERS
+    >>> sorted(LAUNCHERS.registered)
+    ['commands', 'local', 'slurm']
+"""
 LAUNCHERS.register("local", "sfmoe_dg.sweeps.launch.local:Local")
 LAUNCHERS.register("slurm", "sfmoe_dg.sweeps.launch.slurm.launcher:Slurm")
 LAUNCHERS.register("commands", "sfmoe_dg.sweeps.launch.commands:Commands")

@@ -39,6 +39,13 @@ class Logger(Reporter):
 
 
 LOGGERS: Registry[type[Logger]] = Registry("logger", "sfmoe_dg.loggers")
+"""Loggers by name. ``LOGGERS.register(name, cls)`` adds one.
+
+Examples:
+    >>> from sfmoe_dg import LOGGERS
+    >>> sorted(LOGGERS.registered)
+    ['tensorboard', 'wandb']
+"""
 LOGGERS.register("tensorboard", "sfmoe_dg.training.reporters.tensorboard:TensorBoard")
 LOGGERS.register("wandb", "sfmoe_dg.training.reporters.wandb:WandB")
 
