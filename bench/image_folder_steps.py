@@ -15,10 +15,12 @@ import time
 
 import torch
 
+from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
 from sfmoe_dg.runs.spec import RunSpec
 from sfmoe_dg.training.prepare import Execution, prepare
 
-ALGORITHMS = ["SFMoE", "GMoE", "HybridSFMoE", "VMoE", "WideNet", "CondMoE"]
+SPARSE = [name for name in ALGORITHMS if default_hparams(name, "StyledDigits")["backbone"] != "auto"]
+"""The algorithms that name a backbone of their own; all of those are sparse."""
 
 
 def losses(spec: RunSpec, steps: int) -> tuple[list[float], float]:
@@ -38,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--dataset", default="PACS")
-    parser.add_argument("--algorithms", nargs="+", default=ALGORITHMS)
+    parser.add_argument("--algorithms", nargs="+", default=SPARSE)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)

@@ -15,13 +15,15 @@ import time
 import numpy as np
 import torch
 
+from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
 from sfmoe_dg.models.moe.layers import moe_layers
 from sfmoe_dg.models.moe.trace import LayerTrace, routing_trace
 from sfmoe_dg.runs.spec import RunSpec
 from sfmoe_dg.training.evaluate import evaluate
 from sfmoe_dg.training.prepare import Execution, Setup, prepare
 
-ALGORITHMS = ["SFMoE", "GMoE", "HybridSFMoE", "VMoE", "WideNet", "CondMoE"]
+SPARSE = [name for name in ALGORITHMS if default_hparams(name, "StyledDigits")["backbone"] != "auto"]
+"""The algorithms that name a backbone of their own; all of those are sparse."""
 
 
 def train_steps(setup: Setup) -> float:
@@ -56,7 +58,7 @@ def in_domain(setup: Setup) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--algorithms", nargs="+", default=ALGORITHMS)
+    parser.add_argument("--algorithms", nargs="+", default=SPARSE)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()

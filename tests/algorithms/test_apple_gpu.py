@@ -6,6 +6,7 @@ Without such a GPU: the same operations are watched on the CPU. The one exceptio
 
 import pytest
 import torch
+from registered import PRESETS
 from test_waiting import EARLY
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,10 +19,7 @@ from sfmoe_dg.algorithms.shared import gradient_masks
 from sfmoe_dg.training.evaluate import is_correct
 
 CLASSES, DOMAINS, BATCH = 5, 3, 4
-BACKBONES = {"MixStyle": "resnet18"} | {
-    name: default_hparams(name, "StyledDigits")["backbone"]
-    for name in ("SFMoE", "HybridSFMoE", "VMoE", "GMoE", "WideNet", "CondMoE")
-}
+BACKBONES = {"MixStyle": "test_resnet", **PRESETS}
 """What runs each; all others run on a small dense ViT."""
 
 

@@ -7,6 +7,7 @@ it and the CPU is seen on the way. The one thing this cannot see is the split of
 
 import pytest
 import torch
+from registered import PRESETS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -85,7 +86,7 @@ def test_this_would_notice():
     assert copies.found
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "vit_tiny_32", "sf_moe_tiny_32"])
+@pytest.mark.parametrize("backbone", ["test_resnet", "vit_tiny_32", "sf_moe_tiny_32"])
 def test_erm_leaves_everything_on_the_device(backbone):
     algorithm = on_meta("ERM", backbone)
     copies, values = three_updates(algorithm)
@@ -95,15 +96,15 @@ def test_erm_leaves_everything_on_the_device(backbone):
     assert all(state["exp_avg"].is_meta for state in algorithm.optimizer.state.values())
 
 
-@pytest.mark.parametrize("name", ["VMoE", "GMoE", "WideNet", "CondMoE", "HybridSFMoE"])
+@pytest.mark.parametrize("name", list(PRESETS))
 def test_no_architecture_waits(name):
     limited = {"capacity_ratio": 1.05} if name in ("VMoE", "GMoE") else {}
-    assert not three_updates(on_meta(name, default_hparams(name, "StyledDigits")["backbone"], **limited))[0]
+    assert not three_updates(on_meta(name, PRESETS[name], **limited))[0]
 
 
 @pytest.mark.parametrize("name", [name for name in ALGORITHMS if name not in READS])
 def test_no_objective_waits_but_those_that_must(name):
-    backbone = {"MixStyle": "resnet18", "VMoE": "v_moe_tiny_32"}.get(name, "vit_tiny_32")
+    backbone = {"MixStyle": "test_resnet", "VMoE": "v_moe_tiny_32"}.get(name, "vit_tiny_32")
     copies, _ = three_updates(on_meta(name, backbone))
     assert copies <= ({"aten._to_copy.default"} if name in DRAWS else set())
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from registered import TINY_BACKBONES
 
 from sfmoe_dg.analysis.attention.compute import (
     attention_weights,
@@ -17,8 +18,6 @@ from sfmoe_dg.analysis.attention.compute import (
 )
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.models.backbones import build_backbone
-
-TRANSFORMERS = ("vit_tiny_32", "sf_moe_tiny_32", "v_moe_tiny_32", "wide_net_tiny_32", "cond_moe_tiny_32")
 
 
 def network(name, **hparams):
@@ -46,7 +45,7 @@ def test_weights_are_a_softmax_of_queries_and_keys():
     np.testing.assert_allclose(weights[0].numpy(), [w / sum(row) for w in row], rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", TRANSFORMERS)
+@pytest.mark.parametrize("name", TINY_BACKBONES)
 def test_weights_are_those_of_the_unfused_attention(name):
     """The unfused kernel hands its weights to the attention's dropout, in every block that the attention serves."""
     vit, x = network(name).eval(), torch.randn(2, 3, 32, 32)
@@ -119,7 +118,7 @@ def test_what_has_no_heads_is_refused():
     with pytest.raises(UserError, match="has 4 attention blocks"):
         attention_weights(network("vit_tiny_32"), torch.randn(1, 3, 32, 32), 4)
     with pytest.raises(UserError, match="ResNet has 0 attention blocks"):
-        attention_weights(network("resnet18"), torch.randn(1, 3, 32, 32))
+        attention_weights(network("test_resnet"), torch.randn(1, 3, 32, 32))
     headless = network("vit_tiny_32")
     headless.cls_token = None
     with pytest.raises(UserError, match="no class token"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from registered import TINY_BACKBONES
 
 from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
 from sfmoe_dg.analysis.few_shot.compute import (
@@ -18,8 +19,6 @@ from sfmoe_dg.analysis.few_shot.compute import (
 )
 from sfmoe_dg.analysis.subject.predicting import features_and_logits, predicting_featurizer
 from sfmoe_dg.foundation.errors import UserError
-
-TRANSFORMERS = ("vit_tiny_32", "sf_moe_tiny_32", "v_moe_tiny_32", "wide_net_tiny_32", "cond_moe_tiny_32")
 
 
 def algorithm(backbone="vit_tiny_32", name="ERM", **hparams):
@@ -77,7 +76,7 @@ def test_both_forms_of_the_solution_are_the_same():
     np.testing.assert_allclose(tall.weights_FC, x.T @ np.linalg.solve(x @ x.T + 3 * np.eye(6), y), atol=1e-9)
 
 
-@pytest.mark.parametrize("backbone", [*TRANSFORMERS, "resnet18"])
+@pytest.mark.parametrize("backbone", [*TINY_BACKBONES, "test_resnet"])
 def test_ridge_learns_what_the_features_show(backbone):
     x, y = colours(60)
     table = few_shot_ridge(algorithm(backbone), [(x[:30], y[:30])], [(x[30:45], y[30:45]), (x[45:], y[45:])], draws=3)
@@ -104,7 +103,7 @@ def test_features_are_those_that_predict():
     assert predicting_featurizer(model, x[:1]) is model.average.network[0]
 
 
-@pytest.mark.parametrize("backbone", TRANSFORMERS)
+@pytest.mark.parametrize("backbone", TINY_BACKBONES)
 def test_prompts_join_and_leave(backbone):
     model, (x, _) = algorithm(backbone).eval(), colours(2)
     network, seen = model.featurizer.network, []
@@ -158,7 +157,7 @@ def test_prompt_table():
 def test_networks_without_tokens_are_refused():
     x, y = colours(3)
     with pytest.raises(UserError, match="has no tokens"):
-        tune_prompts(algorithm("resnet18"), x, y)
+        tune_prompts(algorithm("test_resnet"), x, y)
     with pytest.raises(UserError, match="no image"):
         few_shot_ridge(algorithm(), [], [(x, y)])
     with pytest.raises(UserError, match="no image"):

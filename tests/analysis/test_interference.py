@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from registered import TINY_BACKBONES
 from torch import nn
 
 from sfmoe_dg.algorithms.base import Algorithm
@@ -23,7 +24,8 @@ from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.models.backbones import Featurizer
 from sfmoe_dg.models.moe.layers import moe_layers
 
-BACKBONES = ("vit_tiny_32", "sf_moe_tiny_32", "v_moe_tiny_32", "wide_net_tiny_32", "cond_moe_tiny_32", "resnet18")
+UNLIKE_ERM = ("CORAL", "DANN", "SMA", "SWAD", "MTL", "ARM", "ERMPlusPlus", "SagNet")
+"""Algorithms with a penalty, several optimisers, averages, inputs or networks of their own."""
 
 
 def algorithm(backbone="vit_tiny_32", name="ERM", dtype=torch.float64, **hparams):
@@ -83,7 +85,7 @@ def test_finite_step_by_hand():
     np.testing.assert_allclose(far[1], [6 / (6 * root), 1])
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", [*TINY_BACKBONES, "test_resnet"])
 def test_the_forms_agree_at_small_steps(backbone):
     model = algorithm(backbone)
     for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
@@ -92,7 +94,7 @@ def test_the_forms_agree_at_small_steps(backbone):
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)
     model.predict(batches()[0][0][0])
-    finer = (lambda name: name.partition(".")[0]) if backbone == "resnet18" else part_of_layer
+    finer = (lambda name: name.partition(".")[0]) if backbone == "test_resnet" else part_of_layer
     gradient = domain_interference(model, batches(), grouping=finer)
     step = domain_interference(model, batches(), grouping=finer, form="step", step=1e-7)
     assert list(gradient["layer"]) == list(step["layer"])
@@ -135,7 +137,7 @@ def test_means_over_batches():
     assert summary.loc["blocks.1", "harmful"] == pytest.approx((values < 0).mean())
 
 
-@pytest.mark.parametrize("name", ["CORAL", "DANN", "SMA", "SWAD", "MTL", "ARM", "ERMPlusPlus", "SagNet"])
+@pytest.mark.parametrize("name", UNLIKE_ERM)
 def test_any_algorithm_and_its_weights_are_left_alone(name):
     model = algorithm("sf_moe_tiny_32", name, dtype=torch.float32)
     model.train()

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from wrong_rows import DEBUG, PROCESSES, SCRIPTS, SMALL, SWEEP, TABLE, Row
+from rows import DEBUG, SMALL, SWEEP, Row
+from wrong_rows import PROCESSES, SCRIPTS, TABLE
 from wrong_things import study
 
 from sfmoe_dg.cli.main import main

@@ -45,7 +45,8 @@ def learner(name: str, hparams: dict | None = None, domains: int = 2):
 
 def test_names_come_from_the_checkout_without_torch(checkout):
     code = (
-        "import sys; from sfmoe_dg.foundation.plugins import load_plugins; from sfmoe_dg.algorithms import ALGORITHMS;"
+        "import sys; from sfmoe_dg.foundation.plugins import load_plugins;"
+        "from sfmoe_dg.algorithms.registry import ALGORITHMS;"
         f"load_plugins(['domainbed={checkout}']);"
         "print([n for n in ALGORITHMS if ':' in n], 'torch' in sys.modules)"
     )

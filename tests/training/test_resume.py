@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from registered import PRESETS
 
 import sfmoe_dg
 from sfmoe_dg.algorithms.registry import ALGORITHMS
@@ -23,15 +24,6 @@ from sfmoe_dg.training.model_file import load_model
 from sfmoe_dg.training.prepare import Execution, prepare
 
 CPU = Execution(device="cpu", num_workers=0)
-TINY = {"SFMoE", "HybridSFMoE", "GMoE", "WideNet", "CondMoE", "VMoE"}
-BACKBONES = {
-    "SFMoE": "sf_moe_tiny_32",
-    "HybridSFMoE": "hybrid_sf_moe_tiny_32",
-    "GMoE": "g_moe_tiny_32",
-    "WideNet": "wide_net_tiny_32",
-    "CondMoE": "cond_moe_tiny_32",
-    "VMoE": "v_moe_tiny_32",
-}
 SETTINGS = {
     "LPFT": {"linear_steps": 2},
     "ERMPlusPlus": {"linear_steps": 2},
@@ -54,8 +46,8 @@ class StopAfter(StopRequest):
 
 def spec_of(algorithm, **changes):
     hparams = {"batch_size": 4, **SETTINGS.get(algorithm, {})}
-    if algorithm in TINY:
-        hparams["backbone"] = BACKBONES[algorithm]
+    if algorithm in PRESETS:
+        hparams["backbone"] = PRESETS[algorithm]
     values = {"dataset": "Debug28", "algorithm": algorithm, "steps": 5, "checkpoint_freq": 2}
     return RunSpec(**values | {"hparams": json.dumps(hparams)} | changes)
 
@@ -139,7 +131,7 @@ def test_with_augmentation_workers_and_unlabeled_images(tmp_path):
         uda_holdout_fraction=0.5,
         steps=4,
         checkpoint_freq=2,
-        hparams='{"batch_size": 2, "backbone": "resnet18", "pretrained": false}',
+        hparams='{"batch_size": 2, "backbone": "test_resnet", "pretrained": false}',
     )
     train(spec, tmp_path / "whole", Execution(device="cpu", num_workers=0))
     interrupted(spec, tmp_path / "parts", [3, 4], Execution(device="cpu", num_workers=1))

@@ -136,8 +136,7 @@ def build(
         tell: is called with one line per thing to know.
 
     Raises:
-        UserError: whatever ``download``, ``extract`` or the preparation has to say, or if the folder exists and was
-            not built by this function.
+        UserError: if a download, an archive or the preparation fails, or if the folder was not built by this function.
     """
     target, work, archives = out / recipe.folder, out / f".building-{recipe.folder}", out / "archives"
     if _is_built(target):

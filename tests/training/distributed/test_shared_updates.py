@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from processes import on_processes
+from registered import PRESETS
 from runs import Case, alone, assert_same, build, train_all
 
 from sfmoe_dg.algorithms.base import PARALLEL_MODES, Precision
@@ -50,8 +51,7 @@ def test_ten_steps_are_those_of_one_process(size: int, mode: str):
     compare(size, [Case("ERM", mode, SF_MOE), Case("CORAL", mode, V_MOE), Case("ERM", mode, SF_MOE | masks)], 1e-5)
 
 
-ARCHITECTURES = {"SFMoE", "GMoE", "VMoE", "WideNet", "HybridSFMoE", "CondMoE"}
-OBJECTIVES = sorted(n for n in ALGORITHMS if n not in ARCHITECTURES and ALGORITHMS.load(n).parallel_modes)
+OBJECTIVES = sorted(n for n in ALGORITHMS if n not in PRESETS and ALGORITHMS.load(n).parallel_modes)
 """Every algorithm that says it can be shared; the architectures are ERM."""
 ONSETS = (
     "irm_penalty_anneal_iters",
