@@ -1,4 +1,4 @@
-"""Which data sets lie in a folder, and whether they are whole: counted as the builders count, never decoded."""
+"""Check which data sets a folder holds, and whether they are complete. Images are counted, not decoded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sfmoe_dg.doctor.findings import Finding, Probe, ok, problem, warning
 from sfmoe_dg.foundation.errors import UserError
 
 SECONDS = 30.0
-"""For counting one data set: half a million files on a local disk take less."""
+"""Time limit for counting one data set; half a million files on a local disk take less."""
 
 COUNTERS: dict[str, Callable[[Path], Counts]] = {
     "sfmoe_dg.data.sets.image_folder:read": count_image_folders,
@@ -29,11 +29,11 @@ COUNTERS: dict[str, Callable[[Path], Counts]] = {
     "sfmoe_dg.data.sets.wilds:read_camelyon": count_camelyon,
     "sfmoe_dg.data.sets.wilds:read_fmow": count_fmow,
 }
-"""How the images of a data set are counted, by its reader; the others are in :func:`_recipe`."""
+"""How images are counted, by the reader of the data set; for other readers see :func:`_recipe`."""
 
 
 def probes(data_dir: Path) -> list[Probe]:
-    """One for every folder that is there, one for the rest."""
+    """One check per folder of a data set, and one for the folders that are absent."""
     found = [Probe("data", partial(absent, data_dir), seconds=10.0)]
     for folder, entries in by_folder().items():
         recipe = _recipe(folder, entries)
@@ -48,7 +48,7 @@ def probes(data_dir: Path) -> list[Probe]:
 
 
 def by_folder() -> dict[str, list[DatasetFacts]]:
-    """The catalog's own data sets that have a folder; several of them may share one."""
+    """The catalog's own data sets by their folders. Several data sets may share a folder."""
     folders: dict[str, list[DatasetFacts]] = {}
     for name in CATALOG.registered:
         entry = facts(name)
@@ -67,7 +67,7 @@ def absent(data_dir: Path) -> Iterator[Finding]:
 
 
 def whole(data_dir: Path, recipe: Recipe) -> Iterator[Finding]:
-    """Nothing for a data set that is absent."""
+    """Whether a data set is complete; yields nothing if it is absent."""
     if not (data_dir / recipe.folder).is_dir():
         return
     try:
@@ -89,13 +89,13 @@ def whole(data_dir: Path, recipe: Recipe) -> Iterator[Finding]:
 
 
 def _title(entries: list[DatasetFacts]) -> str:
-    """Of data sets that share a folder: what their names begin with, or all of them."""
+    """A title for data sets that share a folder: the common beginning of their names, or all names."""
     names = [entry.name for entry in entries]
     return "Spawrious" if names[0].startswith("Spawrious") else " and ".join(names)
 
 
 def _recipe(folder: str, entries: list[DatasetFacts]) -> Recipe | None:
-    """What the folder must hold; None where that is not known."""
+    """What the folder must hold; None if that is not known."""
     entry = entries[0]
     if entry.reader in COUNTERS:
         return from_catalog(entry.name, count=COUNTERS[entry.reader])
