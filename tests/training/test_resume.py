@@ -44,8 +44,8 @@ class StopAfter(StopRequest):
         return self.left <= 0
 
 
-def spec_of(algorithm, **changes):
-    hparams = {"batch_size": 4, **SETTINGS.get(algorithm, {})}
+def spec_of(algorithm, batch_size=4, **changes):
+    hparams = {"batch_size": batch_size, **SETTINGS.get(algorithm, {})}
     if algorithm in PRESETS:
         hparams["backbone"] = PRESETS[algorithm]
     values = {"dataset": "Debug28", "algorithm": algorithm, "steps": 5, "checkpoint_freq": 2}
@@ -85,7 +85,7 @@ def assert_same_run(one, other):
 
 @pytest.mark.parametrize("algorithm", list(ALGORITHMS))
 def test_every_algorithm_goes_on_as_if_nothing_had_happened(tmp_path, algorithm):
-    spec = spec_of(algorithm)
+    spec = spec_of(algorithm, batch_size=2)
     train(spec, tmp_path / "whole", CPU)
     after = torch.rand(1), np.random.rand(), random.random()
     assert interrupted(spec, tmp_path / "parts", [6, 3]) == 2
