@@ -6,8 +6,8 @@ Without such a GPU: the same operations are watched on the CPU. The one exceptio
 
 import pytest
 import torch
-from registered import PRESETS
 from test_waiting import EARLY
+from tiny_twins import PRESETS
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

@@ -6,7 +6,7 @@ timm's ``test_resnet``, four narrow blocks, stands for convolutional networks wi
 import pytest
 import torch
 from objective_makers import make, minibatches
-from registered import TINY_BACKBONES
+from tiny_twins import TINY_TWINS
 
 from sfmoe_dg.algorithms.base import Forward, Precision
 from sfmoe_dg.algorithms.erm import mean_losses
@@ -15,7 +15,7 @@ from sfmoe_dg.algorithms.registry import ALGORITHMS
 from sfmoe_dg.foundation.errors import UserError
 
 BACKBONES = ["mnist_cnn", "test_resnet", "vit_tiny_32", "sf_moe_tiny_32", "g_moe_tiny_32", "wide_net_tiny_32"]
-REFUSALS = {("MixStyle", backbone): "convolutional feature maps" for backbone in TINY_BACKBONES}
+REFUSALS = {("MixStyle", backbone): "convolutional feature maps" for backbone in TINY_TWINS}
 """Algorithm and backbone that do not go together, and what the refusal says."""
 
 

@@ -7,7 +7,7 @@ it and the CPU is seen on the way. The one thing this cannot see is the split of
 
 import pytest
 import torch
-from registered import PRESETS
+from tiny_twins import PRESETS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 

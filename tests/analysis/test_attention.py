@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from registered import TINY_BACKBONES
+from tiny_twins import TINY_TWINS
 
 from sfmoe_dg.analysis.attention.compute import (
     attention_weights,
@@ -45,7 +45,7 @@ def test_weights_are_a_softmax_of_queries_and_keys():
     np.testing.assert_allclose(weights[0].numpy(), [w / sum(row) for w in row], rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", TINY_BACKBONES)
+@pytest.mark.parametrize("name", TINY_TWINS)
 def test_weights_are_those_of_the_unfused_attention(name):
     """The unfused kernel hands its weights to the attention's dropout, in every block that the attention serves."""
     vit, x = network(name).eval(), torch.randn(2, 3, 32, 32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from registered import TINY_BACKBONES
+from tiny_twins import TINY_TWINS
 
 from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
 from sfmoe_dg.analysis.few_shot.compute import (
@@ -76,7 +76,7 @@ def test_both_forms_of_the_solution_are_the_same():
     np.testing.assert_allclose(tall.weights_FC, x.T @ np.linalg.solve(x @ x.T + 3 * np.eye(6), y), atol=1e-9)
 
 
-@pytest.mark.parametrize("backbone", [*TINY_BACKBONES, "test_resnet"])
+@pytest.mark.parametrize("backbone", [*TINY_TWINS, "test_resnet"])
 def test_ridge_learns_what_the_features_show(backbone):
     x, y = colours(60)
     table = few_shot_ridge(algorithm(backbone), [(x[:30], y[:30])], [(x[30:45], y[30:45]), (x[45:], y[45:])], draws=3)
@@ -103,7 +103,7 @@ def test_features_are_those_that_predict():
     assert predicting_featurizer(model, x[:1]) is model.average.network[0]
 
 
-@pytest.mark.parametrize("backbone", TINY_BACKBONES)
+@pytest.mark.parametrize("backbone", TINY_TWINS)
 def test_prompts_join_and_leave(backbone):
     model, (x, _) = algorithm(backbone).eval(), colours(2)
     network, seen = model.featurizer.network, []

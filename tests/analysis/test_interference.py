@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from registered import TINY_BACKBONES
+from tiny_twins import TINY_TWINS
 from torch import nn
 
 from sfmoe_dg.algorithms.base import Algorithm
@@ -85,7 +85,7 @@ def test_finite_step_by_hand():
     np.testing.assert_allclose(far[1], [6 / (6 * root), 1])
 
 
-@pytest.mark.parametrize("backbone", [*TINY_BACKBONES, "test_resnet"])
+@pytest.mark.parametrize("backbone", [*TINY_TWINS, "test_resnet"])
 def test_the_forms_agree_at_small_steps(backbone):
     model = algorithm(backbone)
     for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):

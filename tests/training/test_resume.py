@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from registered import PRESETS
+from tiny_twins import PRESETS
 
 import sfmoe_dg
 from sfmoe_dg.algorithms.registry import ALGORITHMS

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 from processes import on_processes
-from registered import PRESETS
 from runs import Case, alone, assert_same, build, train_all
+from tiny_twins import PRESETS
 
 from sfmoe_dg.algorithms.base import PARALLEL_MODES, Precision
 from sfmoe_dg.algorithms.erm import ERM
