@@ -1,10 +1,10 @@
-"""Does training from the cache give another accuracy than training from the files? Prints Markdown.
+"""Compare the accuracy of training from the cache with that of training from the files; print Markdown.
 
     python bench/cached_accuracy.py --data_dir DATA --dataset PACS
 
-A small convolutional network is trained from scratch at 64×64, with the same images in the same order both ways; only
-the pixels differ. The cache's short side is 73, which is to 64 as 256 is to 224, so pictures are resized twice as they
-are at full size. Each way is evaluated through its own clean path, as ``--images`` does it.
+A small convolutional network is trained from scratch at 64×64. Both ways use the same images in the same order; only
+the pixels differ. The cache's short side is 73, because 73/64 = 256/224: images are resized twice, as at full size.
+Each way is evaluated with its own transform without augmentation, as ``--images`` does.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def network(num_classes: int) -> nn.Sequential:
 
 
 def accuracies(files: DomainDataset, source: DomainDataset, seed: int, args: argparse.Namespace) -> tuple[float, float]:
-    """In percent: mean over the training domains' held-out splits, and the test domain."""
+    """Accuracies in percent: the mean over the training domains' held-out splits, and that of the test domain."""
     splits = split_domains(files, [args.test_env], trial_seed=seed)
     train_envs = [env for env in range(len(files)) if env != args.test_env]
     clean = (ImageTransform if source is files else TensorTransform)(size=SIZE)

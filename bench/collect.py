@@ -1,15 +1,15 @@
-"""Tables of a sweep of the size of DomainBed's published one: 1,833,734 records, upstream's collector and ours.
+"""Time DomainBed's collector and ours on a sweep of the size of DomainBed's published one: 1,833,734 records.
 
     python bench/collect.py --domainbed CHECKOUT --part 16 --rounds 3
     python bench/collect.py --rounds 3
 
-Runs are made up, the same every time: 14 algorithms, 7 data sets, 20 draws of hyper-parameters, 3 trials, every domain
-and every pair of domains held out, records with the keys and sizes of real ones. Some runs are missing, as in the
-published sweep. ``--part N`` keeps one of N settings (algorithm, data set, draw, trial) with all of its runs, since
-upstream needs minutes and many gigabytes for the whole. Each collector is a process of its own, they take turns, and
-what they print must be equal byte for byte. Every file is read once before each turn, so that all find the sweep in the
-operating system's cache: programs are compared, not the disk. Memory is the highest sum over a collector's processes,
-looked at 20 times a second; pages that they share count once for each.
+The runs are synthetic and the same every time: 14 algorithms, 7 data sets, 20 draws of hyper-parameters, 3 trials,
+every domain and every pair of domains held out; records have the keys and sizes of real ones. Some runs are missing, as
+in the published sweep. ``--part N`` keeps every N-th setting (algorithm, data set, draw, trial) with all of its runs,
+because DomainBed's collector needs minutes and many gigabytes for the whole. Each collector is a process of its own;
+they take turns, and their outputs must be equal byte for byte. Every file is read once before each turn, so that the
+operating system has all files in its cache: the benchmark compares programs, not disks. Memory is the highest sum over
+a collector's processes, sampled 20 times a second; shared pages count for every process.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def runs_of(setting: Setting) -> Iterator[Run]:
 
 
 def published() -> list[Run]:
-    """All runs in the order of their settings, without those that are missing and with one that was cut short."""
+    """All runs in the order of their settings; some are missing, and one has fewer records."""
     runs = [run for setting in settings() for run in runs_of(setting)]
     surplus = sum(len(run.steps) for run in runs) - RECORDS
     for place in random.Random(0).sample(range(len(runs)), len(runs)):
@@ -95,7 +95,7 @@ def published() -> list[Run]:
 
 
 def write_sweep(root: Path, part: int) -> int:
-    """Writes one of ``part`` settings; returns the number of records."""
+    """Write every ``part``-th setting; return the number of records."""
     kept = {setting for place, setting in enumerate(settings()) if place % part == 0}
     runs = [run for run in published() if run.setting in kept]
     for run in runs:
@@ -137,7 +137,7 @@ def _hparams(setting: Setting, draw: random.Random) -> dict[str, Any]:
 
 
 def _record(run: Run, step: int, draw: random.Random) -> dict[str, Any]:
-    """Accuracies are quotients of small numbers, so that some are equal, and grow with the step."""
+    """Accuracies grow with the step; they are quotients of small integers, so that some are equal."""
     domains, _, images = DATASETS[run.setting.dataset]
     record: dict[str, Any] = {}
     for env in range(domains):
@@ -158,7 +158,7 @@ class Turn(NamedTuple):
 
 
 def collectors(root: Path, domainbed: str | None, before: str | None) -> dict[str, tuple[list[str], str | None]]:
-    """Command lines and where they run, by name: Python takes a package from the folder it runs in before others."""
+    """Command lines and their working directories by name. Python finds packages in its working directory first."""
     ours = [sys.executable, "-m", "sfmoe_dg", "collect", "--input_dir", str(root)]
     found: dict[str, tuple[list[str], str | None]] = {}
     if domainbed:
@@ -173,13 +173,13 @@ def collectors(root: Path, domainbed: str | None, before: str | None) -> dict[st
 
 
 def warm(root: Path) -> None:
-    """Reads all files, several at a time, so that the operating system has them at hand."""
+    """Read all files, several at once, so that the operating system has them in its cache."""
     with ThreadPoolExecutor(16) as pool:
         deque(pool.map(lambda path: len(path.read_bytes()), root.glob("*/results.jsonl")), maxlen=0)
 
 
 def take_turn(command: Sequence[str], folder: str | None, output: Path) -> Turn:
-    """Runs a command with its standard output in a file."""
+    """Run a command with its standard output in a file."""
     started = time.perf_counter()
     with open(output, "wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.DEVNULL, cwd=folder, start_new_session=True)
@@ -208,7 +208,7 @@ def memory_of_session(session: int) -> int:
 
 
 def compare(commands: Mapping[str, tuple[list[str], str | None]], root: Path, output: Path, rounds: int) -> None:
-    """Prints what every collector took; ends with an error where their tables differ."""
+    """Print what every collector took; exit with an error if their tables differ."""
     turns: dict[str, list[Turn]] = {name: [] for name in commands}
     tables: dict[str, bytes] = {}
     for number, (name, (command, folder)) in itertools.product(range(rounds), commands.items()):

@@ -1,4 +1,4 @@
-"""What was measured at several sizes, as Markdown tables and figures of ratios."""
+"""Tables in Markdown, and figures of ratios, of what was measured at several sizes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sfmoe_dg.foundation.files import atomic_file
 
 @dataclass
 class Curve:
-    """Something measured at every size, once a round: ``rounds[size]`` are its values."""
+    """A quantity that every round measures at every size: ``rounds[size]`` are its values."""
 
     name: str
     unit: str
@@ -27,12 +27,12 @@ class Curve:
         return statistics.median(self.rounds[size])
 
     def ratios(self, size: int) -> list[float]:
-        """Over the smallest size, of every round."""
+        """The ratio to the smallest size, of every round."""
         return [a / b for a, b in zip(self.rounds[size], self.rounds[min(self.rounds)], strict=True)]
 
     @property
     def exponent(self) -> float:
-        """p of cost ~ size^p between the smallest and the largest size: 1 is linear, 0 constant. NaN of one size."""
+        """The p of cost ~ size^p between the smallest and the largest size; NaN if there is one size only."""
         low, high = min(self.rounds), max(self.rounds)
         if low == high:
             return math.nan
@@ -80,7 +80,7 @@ def draw(
 
 
 def above(axes: Any) -> None:
-    """The legend over the axes, where it hides no line."""
+    """Put the legend above the axes, where it hides no line."""
     axes.legend(fontsize=7, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
 
 

@@ -1,4 +1,4 @@
-"""Images per second that a device trains and predicts: measured on a thread of this machine, or assumed of a GPU."""
+"""Images per second that a device trains and predicts: measured with one thread, or computed for a GPU."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def measured(algorithm: str, images: int, steps: int) -> tuple[float, float]:
 
 
 def _median_seconds(work: Callable[[], Any], times: int) -> float:
-    """CPU time, after once to warm up."""
+    """CPU time per call, after one call to warm up."""
     seconds = []
     for _ in range(times + 1):
         started = time.process_time()
@@ -55,7 +55,7 @@ def _median_seconds(work: Callable[[], Any], times: int) -> float:
 
 
 def assumed(algorithm: str, gpu: str, utilisation: float) -> tuple[float, float]:
-    """Images per second trained and predicted at a share of a GPU's peak; the backward pass is two forward ones."""
+    """Images per second trained and predicted at a share of a GPU's peak; backward costs two forward passes."""
     forward = 2 * macs_per_image(algorithm)
     achieved = utilisation * PEAK_TFLOPS[gpu] * 1e12
     return achieved / (3 * forward), achieved / forward

@@ -1,9 +1,9 @@
-"""Train every architecture for a few steps at 224 px on an image-folder data set, from scratch: does the loss fall?
+"""Train every architecture from scratch for a few steps at 224 px on an image-folder data set, to see the loss fall.
 
     python bench/image_folder_steps.py --data_dir DATA --dataset PACS --steps 20
 
-Without pre-trained weights; the learning rate is the algorithm's own unless given. Prints the mean loss of the first
-and of the last five steps, and seconds a step.
+The learning rate is the algorithm's default unless it is given. Prints the mean loss of the first and of the last five
+steps, and the seconds per step.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sfmoe_dg.training.prepare import Execution, prepare
 
 
 def losses(spec: RunSpec, steps: int) -> tuple[list[float], float]:
-    """The loss of every step, and the median seconds of one."""
+    """The loss of every step, and the median seconds per step."""
     setup = prepare(spec, Execution(device="cpu", num_workers=1))
     setup.algorithm.train()
     found, seconds = [], []

@@ -1,21 +1,21 @@
-"""Images per second, and CPU time per image, from files to batches of 224×224; prints Markdown.
+"""Measure images per second, and CPU time per image, from files to batches of 224×224; print Markdown.
 
     python bench/input_path.py --data_dir DATA --dataset PACS
 
-Compared, in turn and round after round in one process:
+In every round, one process measures in turn:
 
-- DomainBed's design: a ``DataLoader`` of its own for every training domain, 8 workers each; a worker opens a file with
-  PIL, runs torchvision's transforms on that image and hands float tensors over. Rebuilt here from that description.
-  The loaders of its evaluation splits, 8 workers for each of two per domain, are left out, to its advantage: between
-  evaluations they cost no time, only memory.
+- DomainBed's design: every training domain has its own ``DataLoader`` of 8 workers; a worker opens a file with PIL,
+  applies torchvision's transforms to the image and returns float tensors. It is rebuilt here from that description.
+  DomainBed's loaders of evaluation splits are left out, in its favour: they cost memory, but no time between
+  evaluations.
 - ours from files, with the same augmentations: one pool of workers for all domains.
-- ours from the cache (``--images cached``): decoded once before; colours are changed on the batch, by the device.
+- ours from the cache (``--images cached``): images were decoded before; the device changes the colours of the batch.
 
-"The loader" ends at uint8 pixels in the main process, which is what the cores pay when a GPU does the rest; "on the
-CPU" goes on to the model's float input.
+"The loader" measures up to uint8 pixels in the main process, which is the work of the cores if a GPU does the rest; "on
+the CPU" measures up to the model's float input.
 
-CPU time (user and system, of this process and the workers) is what a busy machine falsifies least; images per second
-depend on what else runs and on the number of processes. Needs Linux, whose /proc tells the CPU time of live workers.
+CPU time (user and system, of this process and its workers) depends least on what else the machine does; images per
+second depend on it, and on the number of processes. Needs Linux, whose /proc has the CPU time of live processes.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ UPSTREAM_WORKERS = 8
 SIZE = 224
 
 Batches = Callable[[int], None]
-"""Reads that many steps, a batch of every training domain each."""
+"""Reads so many steps, each a batch of every training domain."""
 
 
 class FloatImages(Dataset[tuple[torch.Tensor, int]]):
-    """Decodes and transforms one image at a time, to floats."""
+    """Decodes images and transforms them to floats one at a time."""
 
     def __init__(self, domain: Domain, indices: np.ndarray, augment: bool) -> None:
         self._paths = [domain.path(int(i)) for i in indices]
@@ -78,7 +78,7 @@ class FloatImages(Dataset[tuple[torch.Tensor, int]]):
 
 
 class Upstream:
-    """A loader with workers of its own per training domain, never respawned."""
+    """One loader per training domain, whose workers live as long as it does."""
 
     def __init__(self, dataset: DomainDataset, indices: list[np.ndarray], train_envs: list[int], batch: int) -> None:
         self._steps, self._batch = 0, batch
@@ -90,7 +90,7 @@ class Upstream:
         ]  # fmt: skip
 
     class _Draws:
-        """Batches with replacement, as many as the round asks for: DomainBed draws for ever from one iterator."""
+        """Batches drawn with replacement, without end, as in DomainBed."""
 
         def __init__(self, owner: Upstream, images: FloatImages) -> None:
             self._owner, self._images = owner, images
@@ -119,14 +119,14 @@ class Ours:
 
 
 class FilesUnfinished(ImageTransform):
-    """Leaves out what the device does."""
+    """Without the work of the device."""
 
     def finish(self, pixels: torch.Tensor, seeds: np.ndarray | None) -> torch.Tensor:
         return pixels
 
 
 class CacheUnfinished(TensorTransform):
-    """Leaves out what the device does."""
+    """Without the work of the device."""
 
     def finish(self, pixels: torch.Tensor, seeds: np.ndarray | None) -> torch.Tensor:
         return pixels
@@ -134,7 +134,7 @@ class CacheUnfinished(TensorTransform):
 
 @dataclass
 class Contender:
-    """One way to read, and what its rounds took."""
+    """A way to read images, and the times of its rounds."""
 
     name: str
     read: Batches
@@ -149,7 +149,7 @@ class Contender:
 
 
 def cpu_seconds() -> float:
-    """User and system time of this process and its live children."""
+    """User and system seconds of this process and its live children."""
     ticks = 0
     for child in multiprocessing.active_children():
         fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(") ")[2].split()
@@ -158,7 +158,7 @@ def cpu_seconds() -> float:
 
 
 def contenders(args: argparse.Namespace, cache_dir: str) -> tuple[list[Contender], int]:
-    """The ways to read, and the number of training domains: all but the last one."""
+    """The ways to read images, and the number of training domains: all domains but the last."""
     dataset = build_dataset(args.dataset, args.data_dir)
     train_envs = list(range(len(dataset) - 1))
     splits = split_domains(dataset, [len(train_envs)])
@@ -211,7 +211,7 @@ def main() -> None:
     if not sys.platform.startswith("linux"):
         parser.error("needs Linux: the CPU time of live workers is read from /proc")
     warnings.filterwarnings("ignore", "This DataLoader will create 8 worker processes")
-    torch.set_num_threads(1)  # as in the workers, so that all CPU time is that of busy cores
+    torch.set_num_threads(1)  # as in the workers: threads that wait would count as CPU time
     with tempfile.TemporaryDirectory() as cache_dir:
         found, domains = contenders(args, cache_dir)
         for one in found:

@@ -1,13 +1,14 @@
-"""Time of one MoE feed-forward layer over a dense one on k·T tokens, beside other ways to dispatch; prints Markdown.
+"""Time one MoE feed-forward layer, and other ways to dispatch, relative to a dense layer; print Markdown.
 
     python bench/moe_layer.py --threads 2 --width 384 --experts 6 --images 8
 
-Forward and backward on the CPU, float32. All alternatives are timed in turn, round after round in one process, and the
-medians are compared, so that a busy machine slows all of them alike. The floor is a dense FFN that computes k·T tokens.
+Forward and backward on the CPU, in float32. One process times all alternatives in turn, round after round, and compares
+medians, so that a busy machine slows all of them alike. The reference is a dense FFN on k·T tokens, for T tokens of k
+experts each.
 
-Gradients of many experts are large and fresh in every step, so the kernel's zeroing of 4 KB pages becomes a visible
-cost (32 experts of width 768, k=1: 1.97 instead of 1.65). PyTorch asks for huge pages when THP_MEM_ALLOC_ENABLE=1 is
-set, as it is here unless the caller's environment says otherwise; it helps every alternative that is timed.
+Gradients of many experts are large and newly allocated in every step, so the kernel's zeroing of 4 KB pages costs
+visible time (32 experts of width 768, k=1: 1.97 instead of 1.65). PyTorch uses huge pages if THP_MEM_ALLOC_ENABLE=1 is
+set, as it is here unless the environment says otherwise; they make every alternative faster.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def weights(layer: MoE) -> tuple[Tensor, ...]:
 
 
 def masked(layer: MoE, x: Tensor, r: Routing) -> Tensor:
-    """Every expert on every token, masked."""
+    """Computes every expert on every token, and masks the results."""
     out = torch.zeros_like(x)
     for e, w in enumerate(zip(*(p.unbind() for p in weights(layer)), strict=True)):
         gate = (r.gates_TK * (r.experts_TK == e)).sum(1, keepdim=True)
@@ -53,7 +54,7 @@ def masked(layer: MoE, x: Tensor, r: Routing) -> Tensor:
 
 
 def index_add(layer: MoE, x: Tensor, r: Routing) -> Tensor:
-    """A loop over experts with index_select and index_add."""
+    """Loops over experts with index_select and index_add."""
     out = torch.zeros_like(x)
     for e, w in enumerate(zip(*(p.unbind() for p in weights(layer)), strict=True)):
         token, choice = (r.experts_TK == e).nonzero(as_tuple=True)
@@ -63,7 +64,7 @@ def index_add(layer: MoE, x: Tensor, r: Routing) -> Tensor:
 
 
 def grouped(layer: MoE, x: Tensor, r: Routing) -> Tensor:
-    """The same plan with ``F.grouped_mm``."""
+    """Computes our dispatch plan with ``F.grouped_mm``."""
     order = r.experts_TK.flatten().argsort(stable=True)
     ids = r.experts_TK.flatten()[order]
     ends = torch.searchsorted(ids, torch.arange(layer.options.num_experts), right=True, out_int32=True)
@@ -75,7 +76,7 @@ def grouped(layer: MoE, x: Tensor, r: Routing) -> Tensor:
 
 
 def padded(layer: MoE, x: Tensor, r: Routing) -> Tensor:
-    """Padded to the fullest expert, bmm."""
+    """Pads all experts to the fullest one, and uses bmm."""
     num_experts, k = layer.options.num_experts, r.experts_TK.shape[1]
     flat = r.experts_TK.flatten()
     order = flat.argsort(stable=True)
@@ -91,7 +92,7 @@ def padded(layer: MoE, x: Tensor, r: Routing) -> Tensor:
 
 
 def einsum(layer: MoE, x: Tensor, r: Routing, tokens: int) -> Tensor:
-    """One-hot einsum in groups of one image, buffers of 1.25 (drops)."""
+    """One-hot einsum in groups of one image, with a capacity ratio of 1.25, so that tokens are dropped."""
     num_experts, (_, k) = layer.options.num_experts, r.experts_TK.shape
     slots = max(1, round(1.25 * k * tokens / num_experts))
     hot = F.one_hot(r.experts_TK, num_experts).float().view(-1, tokens * k, num_experts)
@@ -158,7 +159,7 @@ def layer_steps(args: argparse.Namespace, top_k: int) -> dict[str, Step]:
             "F.grouped_mm": stepper(other(grouped), x, [layer]),
             "padded to the fullest, bmm": stepper(other(padded), x, [layer]),
         }
-    if not args.ours_only and args.experts <= 8:  # with more experts these take minutes, and nobody would choose them
+    if not args.ours_only and args.experts <= 8:  # with more experts these take minutes
         steps |= {
             "one-hot einsum per image (drops)": stepper(
                 other(lambda m, x, r: einsum(m, x, r, args.tokens)), x, [layer]
@@ -190,7 +191,7 @@ PATTERNS = {
 
 
 def bench_models(args: argparse.Namespace) -> None:
-    """Whole training steps of SF-MoE-S/16 over the dense model, beside what the multiplications alone would cost."""
+    """Whole training steps of SF-MoE-S/16 relative to the dense model, next to the ratio of multiplications."""
     x = torch.randn(args.images, 3, 224, 224)
     models = {"dense": timm.create_model("sf_moe_small_patch16_224", moe_layers="F*12", num_classes=7)}
     models |= {n: timm.create_model("sf_moe_small_patch16_224", num_classes=7, **kw) for n, kw in PATTERNS.items()}
@@ -214,7 +215,7 @@ def bench_models(args: argparse.Namespace) -> None:
 
 
 def bench_conditional(args: argparse.Namespace) -> None:
-    """Whole training steps of conditional MoEs whose experts are merged, over the dense model."""
+    """Whole training steps of conditional MoEs with merged experts, relative to the dense model."""
     x = torch.randn(args.images, 3, 224, 224)
     domains = torch.arange(args.images) * 3 // args.images
     dense = timm.create_model("cond_moe_small_patch16_224", moe_layers=(), num_classes=7)
@@ -245,7 +246,7 @@ def bench_conditional(args: argparse.Namespace) -> None:
 def macs_ratio(
     sparse: int, top_k: int, width: int = 384, tokens: int = 197, depth: int = 12, experts: int = 6
 ) -> float:
-    """Multiplications of the sparse model over the dense one, per image, from the shapes."""
+    """Multiplications per image of the sparse model relative to the dense one, computed from shapes."""
     block = tokens * 12 * width**2 + 2 * tokens**2 * width
     dense = depth * block + 196 * 768 * width
     extra = sparse * tokens * ((top_k - 1) * 8 * width**2 + width * experts)
@@ -253,7 +254,7 @@ def macs_ratio(
 
 
 def bench_load(args: argparse.Namespace) -> None:
-    """How evenly the tokens' first choices spread over the experts of a fresh SF-MoE-S/16."""
+    """How evenly an untrained SF-MoE-S/16 spreads the first choices of tokens over its experts."""
     model = timm.create_model("sf_moe_small_patch16_224", num_classes=7).eval()
     print("\n### Share of tokens per expert, fresh router, noise images\n\n| layer | shares in % |\n|---|---|")
     for name, layer in moe_layers(model):

@@ -1,11 +1,11 @@
-"""How cost grows with images, experts and processes: Markdown tables and a figure each; docs/scaling.md explains them.
+"""Measure how cost grows with images, experts and processes: a Markdown table and a figure each (docs/scaling.md).
 
     python bench/scaling.py --rounds 3                                    # all of it, on an idle machine
     python bench/scaling.py --what experts --experts 4 8 16 --rounds 1    # a part
 
-Everything that is compared takes its turn, round after round, and is divided by the smallest of its own round: a cell
-is the median over the rounds, with its range. Images and experts are timed by the CPU time of one thread, which other
-programs on the machine falsify least; processes by the wall clock, which needs a machine of its own.
+In every round all sizes take turns, and each time is divided by that of the smallest size in the same round. A cell of
+a table is the median over rounds, with the range. Images and experts are timed by the CPU time of one thread, which
+depends least on other programs; processes are timed by the wall clock, for which the machine must be idle.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ RUN_STEPS = 40
 
 
 def cpu_time(function: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of this process's CPU, and what the function returns."""
+    """Seconds of this process's CPU time, and what the function returns."""
     started = time.process_time()
     result = function()
     return time.process_time() - started, result
@@ -61,7 +61,7 @@ def cpu_time(function: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def write_images(root: Path, count: int) -> str:
-    """``count`` JPEGs in image folders, and a data set of that name in the catalog."""
+    """Write ``count`` JPEGs into image folders, and add a data set of that name to the catalog."""
     name, random = f"Scaling{count}", np.random.default_rng(0)
     domains = tuple(f"domain_{i}" for i in range(DOMAINS))
     for i in range(count):
@@ -106,9 +106,7 @@ def measure_images(curves: Curves, root: Path, name: str, count: int, images: st
 
 def bench_images(args: argparse.Namespace, root: Path) -> None:
     names = {count: write_images(root / "data", count) for count in args.images}
-    build_dataset(
-        names[args.images[0]], str(root / "data")
-    )  # what the first one costs, imports above all, is no listing
+    build_dataset(names[args.images[0]], str(root / "data"))  # the first call also imports modules, so it is not timed
     curves = Curves()
     for i in range(args.rounds):
         for count, name in names.items():
@@ -215,7 +213,7 @@ def seconds_of_sweep(root: Path, jobs: int, runs: int, steps: int) -> float:
 
 
 def seconds_of_shared_step(root: Path, processes: int, mode: str, batch: int) -> float:
-    """Of one run that so many processes share through gloo, a thread each; evaluations are left out."""
+    """Times of one run that so many processes of one thread share through gloo, without evaluations."""
     with tempfile.TemporaryDirectory(dir=root) as folder:
         launch = ["torch.distributed.run", "--nproc-per-node", str(processes), "-m"] if processes > 1 else []
         how = ["--parallel", mode] if processes > 1 else []

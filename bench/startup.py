@@ -1,11 +1,10 @@
-"""The fixed cost of a run: what its process does besides training steps and evaluations, stage by stage.
+"""Measure the fixed cost of a run by stages: everything besides training steps and evaluations.
 
     python bench/startup.py --rounds 5 [--before DIR]
 
-Runs of a few steps of SFMoE on StyledDigits, the quick start's, are started as ``sfmoe-dg train`` and tell their stages
-through a plug-in, which is this file. ``--before`` names a second checkout: the two take turns, round after round, and
-the ratios are those of each round. Seconds of CPU are what a busy machine disturbs least; on an idle core wall time is
-about the same.
+``sfmoe-dg train`` runs SFMoE on StyledDigits for a few steps, as in the quick start, with this file as its plug-in,
+which times the stages. ``--before`` names a second checkout to compare with: the two take turns, and ratios are taken
+within a round. CPU time depends least on what else the machine does; on an idle core wall time is about the same.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ COMMANDS: dict[str, Sequence[str]] = {
 
 
 class Stages:
-    """Seconds of CPU and of wall time by stage. A stage inside another one is taken off the outer one."""
+    """CPU and wall seconds by stage. The time of a stage inside another one counts for the inner one only."""
 
     def __init__(self) -> None:
         self.spent = defaultdict[str, list[float]](lambda: [0.0, 0.0])
@@ -65,7 +64,7 @@ class Stages:
 
 
 def put_hooks(stages: Stages) -> None:
-    """In the process that trains: names that training looks up in modules are replaced by timed ones."""
+    """In the process that trains: replace functions that training looks up in modules by timed ones."""
     from sfmoe_dg.algorithms.erm import ERM
     from sfmoe_dg.training import loop as train
     from sfmoe_dg.training import prepare
@@ -89,7 +88,7 @@ def put_hooks(stages: Stages) -> None:
 
 
 def measured(words: Sequence[str], checkout: Path, marks: str | None = None) -> tuple[float, float]:
-    """Seconds of CPU, and the time of the end, of a Python process in a checkout."""
+    """CPU seconds of a Python process in a checkout, and the time at which it ended."""
     settings = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
     if marks:
         settings[MARKS] = f"{time.time()}:{marks}"
@@ -102,7 +101,7 @@ def measured(words: Sequence[str], checkout: Path, marks: str | None = None) -> 
 
 
 def one_run(checkout: Path, root: Path) -> dict[str, tuple[float, float]]:
-    """Seconds of CPU and of wall time by stage."""
+    """CPU and wall seconds by stage."""
     with tempfile.TemporaryDirectory(dir=root) as folder:
         marks = Path(folder) / "marks.json"
         words = ["-m", "sfmoe_dg", *RUN.split(), "--num_workers", "0", "--output_dir", f"{folder}/run"]
@@ -117,7 +116,7 @@ Found = list[dict[str, Any]]
 
 
 def show(title: str, before: Found, after: Found, pick: Callable[[Any], float]) -> None:
-    """A table of medians, and of the ratio of each round with its extremes."""
+    """A table of medians, and of ratios within rounds with their range."""
     print(f"\n| {title} | before | now | ratio (lowest to highest) |\n|---|---|---|---|")
     for name in after[0]:
         new, old = ([pick(found[name]) for found in side if name in found] for side in (after, before))

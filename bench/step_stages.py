@@ -1,16 +1,16 @@
-"""Where the time of a training step goes, and that of one evaluation: dense networks and SF-MoE side by side.
+"""Time the stages of a training step, and an evaluation, of dense networks and SF-MoE.
 
     python bench/step_stages.py --images 8 --threads 1
     python bench/step_stages.py --device cuda --precision bf16 --images 96
 
-A step is ``forward`` (with the loss), ``backward``, ``optimizer``, and ``metrics``: what it costs to hand the loss to
-the records, with one reading at the end of every round as at a checkpoint. ``update`` is the same step as the trainer
-calls it, and is not the sum of the others on a GPU, where stages that are timed apart wait for each other. An
-``evaluation`` is the prediction of as many images. Networks take their turn, round after round; medians of rounds,
-and ratios of each round to the dense network's, with their quartiles.
+The stages of a step are ``forward`` (with the loss), ``backward``, ``optimizer``, and ``metrics``: passing the loss on
+to the records, which read it once at the end of a round, as at a checkpoint. ``update`` is the whole step as the
+trainer calls it. On a GPU it takes less than the sum of its stages, because timing a stage waits until the GPU has
+finished. An ``evaluation`` predicts as many images. In every round all networks take turns; the tables show medians
+over rounds, and ratios to the dense network within rounds, with their quartiles.
 
-Multiply-accumulates are counted (``models.macs``), and a step counted as three forward passes; utilisation is
-twice that per second over ``--peak_tflops`` (H100 SXM, bf16 without sparsity: 989).
+Multiply-accumulates are counted (``models.macs``); a step counts as three forward passes. Utilisation is twice the
+multiply-accumulates per second over ``--peak_tflops`` (H100 SXM, bf16 without sparsity: 989).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Times = dict[str, list[float]]
 
 
 class Bench:
-    """One network with a batch, each of its stages timed on its own."""
+    """A network with a batch; every stage is timed separately."""
 
     def __init__(self, backbone: str, args: argparse.Namespace) -> None:
         torch.manual_seed(0)
@@ -62,7 +62,7 @@ class Bench:
         self.seen = PendingValues()
 
     def timed(self, run: Callable[[], Any]) -> tuple[float, Any]:
-        """Seconds until the device has finished what ``run`` asked of it, and what came back."""
+        """Seconds until the device has finished the work of ``run``, and what ``run`` returned."""
         synchronize(self.device)
         started = time.perf_counter()
         result = run()
@@ -91,7 +91,7 @@ class Bench:
                 self.algorithm.predict(batch).argmax(1)
 
     def one_round(self, steps: int) -> dict[str, float]:
-        """Seconds of every stage, the mean over ``steps`` of them."""
+        """Mean seconds of every stage over ``steps`` steps."""
         times: Times = {stage: [] for stage in STAGES}
         algorithm = self.algorithm.train()
         for step in range(steps):
@@ -150,7 +150,7 @@ def ratio_table(rounds: dict[str, list[dict[str, float]]], benches: dict[str, Be
 
 
 def is_of_targets(args: argparse.Namespace, images: int) -> bool:
-    """Whether targets.py speaks of such a measurement."""
+    """Whether a target in targets.py is about such a measurement."""
     as_it_is = args.memory_format == "contiguous" and args.compile == "none"
     return args.device.startswith("cuda") and args.precision == "bf16" and images == 96 and as_it_is
 
@@ -192,7 +192,7 @@ def main() -> None:
     for number in range(args.rounds + 1):
         for name, bench in benches.items():
             found = bench.one_round(args.steps)
-            if number:  # the first round warms up
+            if number:  # the first round warms up and is not counted
                 rounds[name].append(found)
     images = len(next(iter(benches.values())).images)
     print(f"{args.device}, {args.precision}, {images} images a step, {args.rounds} rounds of {args.steps}\n")

@@ -1,4 +1,4 @@
-"""Where a training run's time goes, by hooks around the loop, which is not changed."""
+"""Time the stages of a training run with hooks around functions that the training loop calls."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Stopwatch:
-    """Seconds by stage. A stage inside another one is taken off the outer one."""
+    """Seconds by stage. The time of a stage inside another one counts for the inner one only."""
 
     def __init__(self) -> None:
         self.seconds = defaultdict[str, float](float)
@@ -42,7 +42,7 @@ class Stopwatch:
         return call
 
     def waiting(self, stage: str, batches: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-        """``batches``, whose callers' waits for the next one count as ``stage``."""
+        """``batches``; the time that a caller waits for the next one counts as ``stage``."""
 
         def read(*args: Any, **kwargs: Any) -> Iterator[Any]:
             following = partial(next, iter(batches(*args, **kwargs)), None)
@@ -53,7 +53,7 @@ class Stopwatch:
 
 
 def put_hooks(watch: Stopwatch) -> None:
-    """Tell ``watch`` of every stage of the runs that this process trains: of ERM, and what has its update."""
+    """Let ``watch`` time every stage of runs in this process, for ERM and algorithms that share its update."""
     import torch
     from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
@@ -65,7 +65,7 @@ def put_hooks(watch: Stopwatch) -> None:
     stages |= dict.fromkeys(("save_state", "save_trained", "append_record", "write_progress"), "saving")
     for name, stage in stages.items():
         setattr(train, name, watch.timed(stage, getattr(train, name)))
-    # Classes, because that is what every instance is looked up in.
+    # Replace methods of classes, so that all instances use them.
     for owner, name, stage in ((ERM, "update", "forward"), (torch.Tensor, "backward", "backward")):
         setattr(owner, name, watch.timed(stage, getattr(owner, name)))
     for loader, stage in ((TrainLoader, "waiting for training data"), (EvalLoader, "waiting for evaluation data")):

@@ -1,19 +1,19 @@
-"""What a full study with DomainBed's protocol costs on your machines, from a few measured numbers; prints Markdown.
+"""Estimate from a few measured numbers what a full study with DomainBed's protocol costs; print Markdown.
 
-    python bench/sweep_cost.py                        # assumed GPUs, from floating-point operations
+    python bench/sweep_cost.py                        # GPUs, computed from floating-point operations
     python bench/sweep_cost.py --measure              # this machine, one thread, measured now
     python bench/sweep_cost.py --seconds_per_step 0.1 --eval_rate 3000 --cores 16       # what you have measured
 
-Runs, hyper-parameters, steps, evaluations and images are those of the sweep planner. The time of a run follows from
+Runs, hyper-parameters, steps, evaluations and images are those of the sweep planner. The time of a run is the sum of
 
 - start-up;
-- training, the slower of the device (seconds per image × images of the run's steps: its batch size × its training
-  domains) and of decoding (images per second and core × cores), which run side by side;
-- evaluation, the same: every image of every domain at step 0, every ``checkpoint_freq`` steps and at the end. "Fast"
-  evaluation reads the training domains' in-splits at the end only.
+- training: the longer of the device's time (seconds per image × images of all steps, a step being batch size × training
+  domains) and of decoding (images ÷ images per second and core ÷ cores), because both happen at the same time;
+- evaluation, likewise, of every image of every domain at step 0, every ``checkpoint_freq`` steps and at the end. "Fast"
+  evaluation reads the training domains' in-splits only at the end.
 
-Runs side by side on one device fill each other's gaps and nothing else: together they take at least the device's time,
-at least the cores' time, and at least their own divided by their number. Saving and the network are left out.
+Several runs on one device use the time that each of them leaves idle: together they take the largest of the device's
+time, the cores' time, and the sum of their own times divided by their number. Saving and the network are left out.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from sfmoe_dg.sweeps.study import make_spec
 
 DATASETS = ("PACS", "VLCS", "OfficeHome", "TerraIncognita", "DomainNet")
 UPSTREAM_DATASETS = ("RotatedMNIST", "ColoredMNIST", "VLCS", "PACS", "OfficeHome", "TerraIncognita", "DomainNet")
-"""Those of ``domainbed.scripts.sweep``, without its debugging ones."""
+"""The data sets of ``domainbed.scripts.sweep``, without those for debugging."""
 STEP_IMAGES = 96
-"""Of the step whose time is given: 32 of each of three domains."""
+"""Images of the step whose time ``--seconds_per_step`` gives: 32 of each of three domains."""
 DECODE_RATE = {"files": 226.0, "cached": 1445.0}
 """Training images per second and core up to uint8 pixels in the main process, PACS, measured (docs/input_path.md)."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done: runs, and images that pass the network."""
+    """An amount of work: runs, and images that pass the network."""
 
     runs: int = 0
     steps: int = 0
@@ -58,22 +58,22 @@ class Work:
 
 
 Works = dict[str, list[Work]]
-"""Of every run, by data set."""
+"""The work of every run, by data set."""
 
 
 def num_evaluations(steps: int, freq: int) -> int:
-    """Step 0, every ``freq`` steps and the last."""
+    """The number of evaluations: step 0, every ``freq`` steps, and the last step."""
     return len({*range(0, steps, freq), steps - 1})
 
 
 def work_of(run: RunSpec) -> Work:
-    """One run of a data set whose images are counted in the catalog."""
+    """The work of one run on a data set whose images the catalog counts."""
     entry = CATALOG.load(run.dataset)
     hparams = resolve(hparam_table(run.algorithm, run.dataset), run.hparams_seed, run.trial_seed, {})
     steps, freq = run.steps or entry.steps, run.checkpoint_freq or entry.checkpoint_freq
     training = [n for i, n in enumerate(entry.counts) if i not in run.test_envs]
     evaluations, images = num_evaluations(steps, freq), sum(entry.counts)
-    # The in-splits of the training domains, as split_domains rounds them.
+    # The in-splits of the training domains, rounded as split_domains does.
     in_splits = sum(n - int(n * run.holdout_fraction) for n in training)
     return Work(
         runs=1,
@@ -113,7 +113,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Seconds:
-    """Where the time of runs goes, one after the other; ``total`` is what a device needs for them."""
+    """The seconds of runs by what they are spent on; ``total`` is what a device needs for them."""
 
     startup: float = 0.0
     training: float = 0.0
@@ -127,14 +127,14 @@ class Seconds:
 
     @property
     def shares(self) -> str:
-        """Of a run on its own: which part training, evaluation and start-up are, and what is busier."""
+        """Shares of training, evaluation and start-up in a run that has the device alone, and the bottleneck."""
         alone = self.startup + self.training + self.evaluation
         parts = (f"{name} {getattr(self, name) / alone:.0%}" for name in ("training", "evaluation", "startup"))
         return f"{', '.join(parts)}; {'cores' if self.cores > self.device else 'device'} busier"
 
 
 def seconds_of(work: Work, machine: Machine, fast: bool) -> Seconds:
-    """The time of runs that do this work."""
+    """The time of runs with this work."""
     decoded = machine.decode_rate * machine.cores
     evaluated = work.evaluated_fast if fast else work.evaluated
     training = max(work.trained / machine.train_rate, work.trained / decoded)
@@ -147,7 +147,7 @@ def seconds_of(work: Work, machine: Machine, fast: bool) -> Seconds:
 
 
 def time_on(seconds: float, longest: float, devices: int) -> str:
-    """Of a study on so many devices: no run is divided among them."""
+    """The time of a study on so many devices; every run uses one device."""
     return duration(max(seconds / devices, longest))
 
 
@@ -169,7 +169,7 @@ def print_work(works: Works) -> None:
 
 
 def in_sum(works: Iterable[Work], machine: Machine, fast: bool) -> tuple[Seconds, float]:
-    """Of all runs together, and of the longest on its own."""
+    """The time of all runs together, and of the longest one alone."""
     found = [seconds_of(work, machine, fast) for work in works]
     return sum(found, Seconds()), max(s.startup + s.training + s.evaluation for s in found)
 
@@ -183,7 +183,7 @@ def ways(machine: Machine, decode_rates: dict[str, float]) -> Iterator[tuple[str
 
 
 def print_summary(works: Works, machines: Sequence[Machine], rates: dict[str, float], devices: Sequence[int]) -> None:
-    """The whole study, a line per machine and way; and the cores that a device needs if they are not to hold it up."""
+    """The whole study, a line per machine and way to read; and the number of cores that keeps a device busy."""
     every = [work for members in works.values() for work in members]
     print("\n| device | images | device-hours | " + " | ".join(f"on {n}" for n in devices) + " | shares of the time |")
     print("|---|---|---|" + "---|" * len(devices) + "---|")
@@ -202,7 +202,7 @@ def print_summary(works: Works, machines: Sequence[Machine], rates: dict[str, fl
 
 
 def print_detail(works: Works, machine: Machine, rates: dict[str, float]) -> None:
-    """Hours of one device by data set."""
+    """Hours of one device per data set."""
     found = {how: [in_sum(members, variant, fast)[0] for members in works.values()]
              for how, variant, fast in ways(machine, rates)}  # fmt: skip
     print(f"\nDevice-hours by data set, {machine.name}:\n\n| images | " + " | ".join(works) + " |")

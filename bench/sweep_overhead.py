@@ -1,10 +1,10 @@
-"""What a sweep costs besides training: looking at 10,000 runs, planning them, and starting and ending one.
+"""Measure what a sweep costs besides training: the status and plan of 10,000 runs, the start and end of one run.
 
     python bench/sweep_overhead.py --runs 10000 --rounds 5
 
-The first table is of whole commands, each in a process of its own, on a made-up folder in which half of the runs have
-begun (in ten: six done, one running here, one running elsewhere, one lost, one failed). The second is of a run of one
-step on Debug28, split by what happens in it, of the launcher's part, and of a local sweep of such runs, one at a time.
+The first table times whole commands, each in a process of its own, on a synthetic folder in which half of the runs have
+begun (of ten: six done, one running here, one running elsewhere, one lost, one failed). The second table times a run of
+one step on Debug28 by stages, the launcher's work for a run, and a local sweep of such runs, one at a time.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ num_workers = 0
 
 
 def make_folder(output_dir: Path, runs: Sequence[RunSpec]) -> None:
-    """Half of the runs, begun and come to different ends; the files that matter have their usual sizes."""
+    """Write the folders of half of the runs, in different states; the files that are read have their usual sizes."""
     here = this_process()
     owners = {6: here, 7: replace(here, machine="elsewhere"), 8: replace(here, pid=2**22 + 1)}
     progress = json.dumps({"step": 499, "steps": 1000, "seconds_per_step": 0.5})
@@ -85,7 +85,7 @@ def make_folder(output_dir: Path, runs: Sequence[RunSpec]) -> None:
 
 
 def measure_command(words: Sequence[str]) -> tuple[float, float, float]:
-    """Seconds, seconds of CPU, and MiB at most in one process of a command and of what it starts."""
+    """Seconds, CPU seconds, and the peak MiB of the largest process of a command and its children."""
     started = time.perf_counter()
     command = [sys.executable, "-m", "sfmoe_dg", *words]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -138,7 +138,7 @@ def train_timed(output_dir: Path, run_id: str, born: float) -> None:
     stages |= {"append_record": "record", "save_trained": "model files", "describe": "run.json"}
     for name, stage in stages.items():
         setattr(train, name, watch.timed(stage, getattr(train, name)))
-    # The class is what every instance is looked up in.
+    # Replace methods of classes, so that all instances use them.
     ERM.update = watch.timed("the step itself", ERM.update)  # type: ignore[method-assign]
     Lease.release = watch.timed("lease: give back", Lease.release)  # type: ignore[method-assign]
     run = next(run for run in load_plans(output_dir) if run.run_id == run_id)
@@ -170,7 +170,7 @@ def bench_run(root: Path, rounds: int) -> None:
 
 
 def bench_sweep(root: Path, study: Path) -> None:
-    """What the launcher adds to a run, with runs that do nothing, and a whole sweep."""
+    """The launcher's time per run, measured with runs that do nothing, and the time of a whole sweep."""
     jobs = [Job(str(i), ("touch", str(root / "pool" / str(i) / "done")), root / "pool" / str(i)) for i in range(20)]
     started = time.perf_counter()
     Pool(make_places(1, threads=1, gpus=None), lambda job, error, seconds: None).run(jobs)

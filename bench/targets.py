@@ -1,8 +1,8 @@
-"""What the benchmarks are meant to reach, and what their last rounds on this machine did; prints Markdown.
+"""Print, as Markdown, the targets of the benchmarks and what their last runs on this machine measured.
 
     python bench/targets.py
 
-Every benchmark that has a target notes what it measured in results/targets.json; ``make bench`` ends with this table.
+Every benchmark with a target writes what it measured into results/targets.json; ``make bench`` ends with this table.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TARGETS = {  # what, and what is aimed at
 
 
 def note(key: str, measured: str) -> None:
-    """Keeps what a benchmark measured for a target, in place of what an earlier one did."""
+    """Write what a benchmark measured for a target, replacing an earlier measurement."""
     if key not in TARGETS:
         raise KeyError(key)
     found = read()

@@ -1,10 +1,10 @@
-"""Train every tiny mixture of experts on StyledDigits: accuracy, time, and the share of tokens of every expert.
+"""Train every tiny mixture of experts on StyledDigits; print accuracy, time, and every expert's share of tokens.
 
     python bench/tiny_twins.py --steps 400 --algorithms SFMoE VMoE
 
-One run each with the defaults of the algorithm, style 3 held out. In-domain accuracy is the mean over the out-splits of
-the three training styles. A share is the part of all first choices that an expert gets on those images; a collapsed
-model has experts with a share near zero.
+One run each, with the defaults of the algorithm; style 3 is held out. In-domain accuracy is the mean over the
+out-splits of the three training styles. A share is the fraction of first choices that an expert gets on those images;
+experts of a collapsed model have shares near zero.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sfmoe_dg.training.prepare import Execution, Setup, prepare
 
 
 def train_steps(setup: Setup) -> float:
-    """Seconds of training."""
+    """Train; return the seconds."""
     started = time.perf_counter()
     setup.algorithm.train()
     for batch in setup.train_loader.batches(0, setup.steps):
@@ -33,7 +33,7 @@ def train_steps(setup: Setup) -> float:
 
 
 def expert_shares(setup: Setup) -> dict[str, np.ndarray]:
-    """Per MoE layer the share of first choices of every expert, over the training styles."""
+    """For every MoE layer, every expert's share of first choices, over the training styles."""
     counts = {name: np.zeros(layer.options.num_experts) for name, layer in moe_layers(setup.algorithm)}
 
     def count(trace: LayerTrace) -> None:

@@ -6,16 +6,16 @@ Every command of a job does the same work: steps, images, evaluations, network (
 The commands take turns, round after round, and a row's ratios are medians over rounds, with their range. CPU time is
 user and system time of a command and all of its workers.
 
-- a: ResNet-18 on PACS; DomainBed as it is (8 workers in each of its 11 loaders), ours from files, ours from the cache.
+- a: ResNet-18 on PACS; unchanged DomainBed (8 workers in each of its 11 loaders), ours from files, ours from the cache.
 - b: the same with 1 worker in each of DomainBed's loaders.
 - c: ViT-S/16; DomainBed's loop around timm's, ours, and our mixtures of experts.
 
-"Channels last" and "bf16" are options that change roundings and stand in the records; the others train the same.
+"Channels last" and "bf16" are options that change rounding, so records name them; the other commands compute the same.
 
-A second table says where our commands' time went. It comes from hooks that this script puts around the training loop;
-the loop is not changed. Forward is what an update takes besides backward and optimizer. Nothing is downloaded: where
-DomainBed would fetch weights, the same architecture is built without. Without ``--domainbed`` (or $DOMAINBED_DIR), only
-our commands run. Needs Linux or macOS.
+A second table shows the stages of our commands, measured with hooks around functions that the training loop calls.
+"Forward" is an update without backward pass and optimizer. Nothing is downloaded: networks for which DomainBed would
+download weights start from random ones. Without ``--domainbed`` (or $DOMAINBED_DIR), only our commands run. Needs Linux
+or macOS.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ STAGES = (
 
 @dataclass
 class Command:
-    """One way to do a job, and what its rounds took.
+    """A command of a job, and the times of its rounds.
 
     Attributes:
         hparams: for ``--hparams``, besides the batch size.
@@ -71,7 +71,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Work:
-    """What all commands of a job do; the arguments of this script change it."""
+    """The work of all commands of a job; arguments of this script change it."""
 
     title: str
     batch_size: int
@@ -87,7 +87,7 @@ WORK = {
 
 
 def commands(job: str, cache_dir: str) -> list[Command]:
-    """DomainBed's first: the others are compared with it."""
+    """The commands of a job. The first is DomainBed's, with which the others are compared."""
     from_cache = ("--images", "cached", "--cache_dir", cache_dir)
     half = ("--precision", "bf16")
     if job == "c":
@@ -194,7 +194,7 @@ def run_theirs(checkout: str, workers: int, network: str, flags: list[str]) -> N
 
 
 def run_ours(born: float, flags: list[str]) -> None:
-    """``sfmoe-dg train`` in this process; its last line tells the seconds of its stages."""
+    """``sfmoe-dg train`` in this process; the last line printed has the seconds of its stages."""
     from stopwatch import Stopwatch, put_hooks
 
     from sfmoe_dg.cli import main as cli
@@ -213,13 +213,13 @@ def run_ours(born: float, flags: list[str]) -> None:
 
 
 def ratios(base: Sequence[float], own: Sequence[float]) -> str:
-    """How many times as fast: the median over rounds and the range."""
+    """How many times as fast, as text: the median over rounds, and the range."""
     found = [b / o for b, o in zip(base, own, strict=True)]
     return f"{statistics.median(found):.2f} ({min(found):.2f}–{max(found):.2f})"
 
 
 def note_targets(job: str, found: Sequence[Command], work: Work, rounds: int) -> None:
-    """Keeps what was measured for targets.py: DomainBed is the first, where it took part."""
+    """Write what targets.py shows. The first command is DomainBed's, if it took part."""
     named = {one.name.removeprefix("ours, "): one for one in found}
     where = f"{work.steps} steps of {work.batch_size} images per domain, {rounds} rounds"
     if found[0].workers:

@@ -65,12 +65,12 @@ def describe(report: BuildReport) -> str:
 
 def make(options: BuildOptions) -> BuildReport:
     """Build with a progress bar on stderr."""
-    # Nothing is drawn in the first second, in which bad input is found.
+    # The bar appears after a second; bad input is found before.
     with tqdm(desc="CUB-DG", unit="picture", mininterval=0.5, delay=1) as bar:
 
         def show(done: int, total: int) -> None:
             if bar.total is None:
-                bar.total, bar.initial, bar.n = total, done, done  # the rate counts only what this command makes
+                bar.total, bar.initial, bar.n = total, done, done  # the rate counts only what this command builds
             bar.update(done - bar.n)
 
         return build(options, show)

@@ -1,11 +1,17 @@
 """The small networks of every architecture, as the registries list them: for tests that run each of them."""
 
-from sfmoe_dg.algorithms.registry import default_hparams
-from sfmoe_dg.models.architectures.registry import presets
+from __future__ import annotations
+
+from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
 from sfmoe_dg.models.backbones import known_backbones
 
 TINY_TWINS = [name for name in known_backbones() if name.endswith("_32")]
-"""All networks of this package for 28–32 px."""
+"""All transformers of this package for pictures of 28 to 32 px."""
 
-TINY_MOES = [default_hparams(name, "StyledDigits")["backbone"] for name in presets()]
-"""Those of the presets: mixtures of experts."""
+PRESETS = {
+    name: backbone for name in ALGORITHMS if (backbone := default_hparams(name, "StyledDigits")["backbone"]) != "auto"
+}
+"""Algorithms that name a backbone of their own, and its variant for small pictures."""
+
+TINY_MOES = list(PRESETS.values())
+"""Those backbones: mixtures of experts."""

@@ -1,4 +1,5 @@
-"""Is everything here that runs need? ``examination`` asks all questions side by side, each with a time limit;
-``machine``, ``disks``, ``datasets`` and ``services`` are the questions; every answer is a ``Finding``.
-Nothing is changed.
+"""Check whether this machine has everything that runs need.
+
+``machine``, ``disks``, ``datasets`` and ``services`` hold the checks (``Probe``). ``examination`` runs all of them at
+once, each with a time limit. Every result is a ``Finding``. Nothing is changed.
 """

@@ -1,4 +1,4 @@
-"""Which data sets lie in a folder, and whether they are whole: counted as the builders count, never decoded."""
+"""Check which data sets a folder holds, and whether they are complete. Images are counted, not decoded."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sfmoe_dg.doctor.findings import Finding, Probe, ok, problem, warning
 from sfmoe_dg.foundation.errors import UserError
 
 SECONDS = 30.0
-"""For counting one data set: half a million files on a local disk take less."""
+"""Time limit for counting one data set; half a million files on a local disk take less."""
 
 
 def probes(data_dir: Path) -> list[Probe]:
-    """One for every folder that is there, one for the rest."""
+    """One check per folder of a data set, and one for the folders that are absent."""
     found = [Probe("data", partial(absent, data_dir), seconds=10.0)]
     for recipe in recipes():
         late = warning(
@@ -48,7 +48,7 @@ def absent(data_dir: Path) -> Iterator[Finding]:
 
 
 def whole(data_dir: Path, recipe: Recipe) -> Iterator[Finding]:
-    """Nothing for a data set that is absent."""
+    """Whether a data set is complete; yields nothing if it is absent."""
     if not (data_dir / recipe.folder).is_dir():
         return
     try:

@@ -1,4 +1,4 @@
-"""Room on the disk that runs are written to, what its file system can do, and the memory that processes share."""
+"""Check the disk that runs are written to: free space, the abilities of its file system; and shared memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def probes(output_dir: Path) -> list[Probe]:
 
 
 def existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
+    """The folder itself, or its nearest parent that exists."""
     folder = folder.absolute()
     return next((place for place in (folder, *folder.parents) if place.exists()), Path("/"))
 
@@ -52,7 +52,7 @@ def room(output_dir: Path) -> Iterator[Finding]:
         yield warning("disk", f"{text}: a sweep that keeps its models needs more; set skip_model_save or make room")
     else:
         yield ok("disk", text)
-    # Some file systems (btrfs, most network disks) make inodes as needed and say that there are none.
+    # Some file systems (btrfs, most network disks) make inodes as needed and report zero.
     if inodes.f_files and inodes.f_favail < FEW_INODES:
         yield problem(
             "disk", f"only {inodes.f_favail} more files fit on the disk of {place}; delete files or choose another"
@@ -60,7 +60,7 @@ def room(output_dir: Path) -> Iterator[Finding]:
 
 
 def abilities(output_dir: Path) -> Iterator[Finding]:
-    """Writing, exclusive creation (what leases stand on), atomic renaming and locks, tried in a folder of its own."""
+    """Try writing, exclusive creation (which leases need), atomic renaming and locks in a temporary folder."""
     place = existing(output_dir)
     folder = place / f".sfmoe_dg_doctor.{secrets.token_hex(4)}"
     try:

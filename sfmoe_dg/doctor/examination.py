@@ -1,4 +1,4 @@
-"""All questions of the doctor, asked side by side, each with a time limit."""
+"""Run all checks at once, each with a time limit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sfmoe_dg.doctor.findings import Finding, Probe, warning
 
 
 def probes(data_dir: str | None, output_dir: str, environment: Mapping[str, str]) -> list[Probe]:
-    """All questions, in the order in which they are answered."""
+    """All checks, in the order of the report."""
     from sfmoe_dg.doctor import datasets, disks, machine, services
 
     return [
@@ -23,9 +23,9 @@ def probes(data_dir: str | None, output_dir: str, environment: Mapping[str, str]
 
 
 def examine(questions: Sequence[Probe]) -> Iterator[Finding]:
-    """The answers, in the order of the questions, which are asked side by side.
+    """Run checks at once and yield their findings in the order of the checks.
 
-    A question that hangs (a file system that does not answer, mostly) is left behind in a thread of its own.
+    A check that hangs, mostly on a file system that does not answer, is left alone in its thread.
     """
     asked = [_Asked(question) for question in questions]
     started = time.monotonic()
@@ -34,7 +34,7 @@ def examine(questions: Sequence[Probe]) -> Iterator[Finding]:
 
 
 class _Asked:
-    """A question under way."""
+    """A check that runs in a thread of its own."""
 
     def __init__(self, probe: Probe) -> None:
         self._probe = probe
@@ -45,7 +45,7 @@ class _Asked:
     def _ask(self) -> None:
         try:
             self._found.extend(self._probe.ask())
-        except Exception as error:  # what a probe has not foreseen is a finding too: this must never be what fails
+        except Exception as error:  # an unexpected error becomes a finding: the doctor itself must not fail
             what = f"{type(error).__name__}: {error}".splitlines()[0]
             self._found.append(warning(self._probe.topic, f"this check itself failed ({what}); please report it"))
 

@@ -1,9 +1,4 @@
-"""Is everything here that runs need? Questions to the machine, each with a time limit, none of which changes anything.
-
-``machine.py`` asks after software and devices, ``disks.py`` after room and what the file systems can do,
-``datasets.py`` after data, ``services.py`` after the hub, Slurm, and other packages. Whatever happens, an answer is a
-:class:`Finding`.
-"""
+"""A check of the machine (:class:`Probe`) and its results (:class:`Finding`)."""
 
 from __future__ import annotations
 
@@ -15,14 +10,14 @@ from enum import Enum
 class Level(Enum):
     OK = "ok"
     WARNING = "warning"
-    """Something will be slow, or will not work for those who need it."""
+    """Something is slow, or a feature that not all runs need does not work."""
     PROBLEM = "problem"
     """Runs will fail."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was looked at, and in one sentence how it is; below ok also what to do."""
+    """One line of the report: the topic, and one sentence. If the level is not OK, the sentence says what to do."""
 
     level: Level
     topic: str
@@ -43,9 +38,12 @@ def problem(topic: str, text: str) -> Finding:
 
 @dataclass(frozen=True)
 class Probe:
-    """A question: what yields the findings, and how long that may take.
+    """A check.
 
-    ``late`` is the finding when it takes longer, or None for a warning in general words.
+    Attributes:
+        ask: yields the findings.
+        seconds: how long it may take.
+        late: the finding if it takes longer; None: a general warning.
     """
 
     topic: str

@@ -1,4 +1,4 @@
-"""Software and devices: what is installed, in which version, and whether torch can compute with what is there."""
+"""Check software and devices: installed versions, and whether torch can compute on the devices."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sfmoe_dg.foundation.version import __version__
 OLDEST_PYTHON = (3, 10)
 DISTRIBUTION = "sfmoe-dg"
 SHOWN = ("torch", "torchvision", "timm", "numpy", "pandas")
-"""Packages whose versions are always told; of the other dependencies only what is wrong with them."""
+"""Packages whose versions are always reported; other dependencies are reported only if something is wrong."""
 MEND = "pip install --upgrade"
 
 
@@ -29,7 +29,7 @@ def probes() -> list[Probe]:
         Probe("python", python),
         Probe("packages", packages),
         Probe("devices", devices, seconds=60.0, late=late),
-        Probe("cpu", cpu, seconds=60.0),  # as long: it waits for the same torch
+        Probe("cpu", cpu, seconds=60.0),  # as long as for devices, since both import torch
     ]
 
 
@@ -43,7 +43,7 @@ def python() -> Iterator[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """Every dependency: there, and new enough."""
+    """Whether every dependency is installed and new enough."""
     needed = oldest_versions()
     for name in dict.fromkeys((*SHOWN, *needed)):
         oldest = needed.get(name, "")
@@ -60,18 +60,18 @@ def packages() -> Iterator[Finding]:
 
 
 def oldest_versions() -> dict[str, str]:
-    """The dependencies and the oldest version of each that is allowed; empty where this package is not installed."""
+    """The oldest allowed version of every dependency; empty if this package is not installed."""
     try:
         lines = requires(DISTRIBUTION) or []
     except PackageNotFoundError:
         return {}
-    # With a marker behind ';' they are extras, or a stand-in for old Pythons.
+    # A marker after ';' means an extra, or a package for old Pythons only.
     found = [re.fullmatch(r"([\w.-]+)>=([\d.]+)", line.replace(" ", "")) for line in lines if ";" not in line]
     return {match[1]: match[2] for match in found if match}
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """The release of a version; '' is the oldest of all."""
+    """The numbers of a version; () for '', which makes it the oldest of all."""
     release = re.match(r"\d+(\.\d+)*", text)
     return tuple(int(part) for part in release[0].split(".")) if release else ()
 
@@ -79,7 +79,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 def devices() -> Iterator[Finding]:
     try:
         import torch
-        import torchvision  # noqa: F401  # its operators fail to load beside another version's torch
+        import torchvision  # noqa: F401  # it fails to load with a torch of another version
     except (ImportError, OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         yield problem("devices", f"torch or torchvision cannot be imported ({reason}); {MEND} torch torchvision")
@@ -148,7 +148,7 @@ def cpu() -> Iterator[Finding]:
     try:
         import torch
     except (ImportError, OSError):
-        yield ok("cpu", text)  # what is wrong with torch is told under devices
+        yield ok("cpu", text)  # the check of devices reports what is wrong
         return
     threads = torch.get_num_threads()
     text += f", torch takes {threads} threads{_bf16(torch)}"
@@ -159,7 +159,7 @@ def cpu() -> Iterator[Finding]:
 
 
 def _bf16(torch: Any) -> str:
-    """What ``--precision bf16`` finds on an x86 processor, as far as torch tells."""
+    """Whether an x86 processor computes bf16 fast, as far as torch knows."""
     can: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     if can.get("architecture") != "x86_64":
         return ""

@@ -1,4 +1,4 @@
-"""What lies outside: the hub that weights come from, a Slurm cluster, optional packages, and packages' plug-ins."""
+"""Check the Hugging Face Hub, the Slurm cluster, optional packages, and plug-ins of installed packages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def probes(environment: Mapping[str, str]) -> list[Probe]:
 
 
 def hub(environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Whether pretrained weights can be fetched; where that is switched off, nothing is asked."""
+    """Whether pretrained weights can be fetched. The hub is not asked if an environment variable forbids it."""
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         if environment.get(name, "").upper() in ("1", "ON", "YES", "TRUE"):
             yield ok("hub", f"not asked, because {name} is set: weights come from the cache or from files")
@@ -49,7 +49,7 @@ def hub(environment: Mapping[str, str]) -> Iterator[Finding]:
         with urllib.request.urlopen(request, timeout=HUB_SECONDS):
             pass
     except urllib.error.HTTPError:
-        pass  # an answer, whatever it says
+        pass  # the hub answers, if only with an error
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         yield warning("hub", _without_hub(f"{address} cannot be reached ({reason})"))
@@ -96,7 +96,7 @@ def _first_line(*words: str) -> str:
 
 
 def extras() -> Iterator[Finding]:
-    """Never more than ok: who lacks one and needs it is told then, too."""
+    """Optional packages. A missing one is no warning: a command that needs it says so."""
     for package, (extra, purpose) in EXTRAS.items():
         found = _version(package)
         missing = f"not installed, needed only for {purpose}: pip install 'sfmoe-dg[{extra}]'"
@@ -111,7 +111,7 @@ def _version(package: str) -> str:
 
 
 def plugins() -> Iterator[Finding]:
-    """Every name that another package offers, loaded."""
+    """Load every entry that an installed package offers."""
     for what in REGISTRIES:
         registry = open_registry(what)
         for name in registry.offers:

@@ -1,4 +1,4 @@
-"""What every room uses and what knows nothing of domain generalization: errors, registries, seeds, files, processes.
+"""Tools of every room that know nothing of domain generalization: errors, registries, seeds, files, processes.
 
-Modules here import nothing from the other rooms.
+Modules here import nothing from other rooms.
 """

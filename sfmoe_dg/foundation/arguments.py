@@ -1,4 +1,4 @@
-"""argparse, but that a wrong command line is one sentence, raised, instead of a page of usage, printed."""
+"""An ArgumentParser that raises UserError, in one sentence, instead of printing its usage and exiting."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _TAKES_THE_REST = (argparse.PARSER, argparse.REMAINDER)
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """A parser whose ``parse_args`` raises :class:`UserError` where argparse would print and exit.
+    """An argparse parser whose errors are :class:`UserError`.
 
-    Unknown flags and choices are named with the nearest known ones; a flag is never recognised by its beginning.
+    The message of an unknown flag or choice names the nearest known ones. Flags cannot be abbreviated.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -30,10 +30,13 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(f"{said}; see {self.prog} --help")
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
-        """What ``parse_args`` and sub-commands call; returns no unknown words, because it refuses them."""
+        """As in argparse, but unknown words are refused: the list returned is always empty.
+
+        ``parse_args`` and sub-commands call this method.
+        """
         words = sys.argv[1:] if args is None else list(args)
         if not any(action.nargs in _TAKES_THE_REST for action in self._actions):
-            # Before argparse does, which would say that a flag is missing where it is only misspelt.
+            # argparse would say that a required flag is missing where it is only misspelt, so look first.
             self._refuse_unknown_flags(words)
         found, left = super().parse_known_args(words, namespace)
         if left:
@@ -42,7 +45,7 @@ class ArgumentParser(argparse.ArgumentParser):
         for action in self._actions:
             value = getattr(found, action.dest, None)
             if action.option_strings and (value == "" or (isinstance(value, list) and "" in value)):
-                # A shell's variable without value, mostly; as a folder's name it would mean the working directory.
+                # Mostly an unset shell variable; as the name of a folder it would mean the working directory.
                 self.error(f"{action.option_strings[-1]} is empty; it must not be")
         return found, []
 

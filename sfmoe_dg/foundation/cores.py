@@ -1,4 +1,4 @@
-"""The processor cores that this process has to itself."""
+"""How many processor cores this process may use."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import os
 
 
 def usable_cores() -> int:
-    """The cores that this process may use, which in a container or a Slurm job are fewer than the machine's."""
+    """The number of cores that this process may use: in a container or a Slurm job fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def file_threads() -> int:
-    """How many threads decode or hash files side by side: one per usable core, up to 8."""
+    """How many threads decode or hash files at once: one per usable core, at most 8."""
     return min(8, usable_cores())

@@ -1,9 +1,9 @@
-"""``torch._dynamo`` stays unread until somebody compiles.
+"""Import torch's compiler, ``torch._dynamo``, only when something is compiled.
 
-Torch's compiler and what it stands on (inductor, sympy, triton, and more) are half of what a run would import. Nobody
-has to compile for that: the first optimizer, ``torchvision.ops`` and one of timm's models touch it, to mark functions
-that it should leave alone. :func:`defer_compiler` puts a module in its place that takes the marks down. Whatever
-else is asked of it (``torch.compile`` asks) imports the real one, which then honours the marks, too.
+The compiler and its dependencies (inductor, sympy, triton, and more) are half of what a run imports, even a run that
+compiles nothing: the first optimizer, ``torchvision.ops`` and one of timm's models import it to mark functions that it
+must not trace. :func:`defer_compiler` puts a stand-in module in its place, which remembers these marks. Any other
+use, such as ``torch.compile``, imports the real module, and the marks then apply to it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ UTILS = f"{NAME}.utils"
 
 
 def defer_compiler() -> None:
-    """Take the compiler's place in ``sys.modules``, unless it has been imported already."""
+    """Put the stand-in into ``sys.modules``, unless the compiler has been imported already."""
     if any(name.startswith(NAME) for name in sys.modules):
         return
     sys.modules[NAME], sys.modules[UTILS] = _StandIn(NAME), _StandInForUtils(UTILS)
@@ -31,12 +31,12 @@ def defer_compiler() -> None:
 
 
 def is_deferred() -> bool:
-    """Whether the stand-in is still there."""
+    """Whether the stand-in is still in place of the compiler."""
     return isinstance(sys.modules.get(NAME), _StandIn)
 
 
 def _real(name: str) -> Any:
-    """A module of the compiler itself; the stand-ins go, if they are still there."""
+    """Import a module of the real compiler; remove the stand-ins if they are still in place."""
     if is_deferred():
         del sys.modules[NAME], sys.modules[UTILS]
         sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Submodules)]
@@ -44,23 +44,23 @@ def _real(name: str) -> Any:
 
 
 class _StandIn(ModuleType):
-    """Answers what optimizers and decorators ask of ``torch._dynamo``; everything else is answered by the real one."""
+    """Has the functions of ``torch._dynamo`` that optimizers and decorators use; other names come from the real one."""
 
     __path__: MutableSequence[str] = []  # noqa: RUF012 - the type that ModuleType gives it
 
     def __getattr__(self, name: str) -> Any:
-        # The import machinery looks for names such as __spec__ on any module; no function of the compiler has those.
+        # importlib looks up names such as __spec__ on every module; that is no use of the compiler.
         if name.startswith("__"):
             raise AttributeError(f"module {NAME!r} has no attribute {name!r}")
         return getattr(_real(NAME), name)
 
     @staticmethod
     def graph_break(msg: str = "") -> None:
-        """Does nothing where nothing is traced, like the real one."""
+        """Do nothing, as the real function does while nothing is traced."""
 
     @staticmethod
     def disable(fn: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """``fn``, which the real one will be told to leave alone if it is ever imported."""
+        """``fn``, marked: if the compiler is ever imported, it will not trace it."""
         return _marked(fn, args, kwargs) if isinstance(fn, FunctionType) else _real(NAME).disable(fn, *args, **kwargs)
 
 
@@ -80,7 +80,7 @@ def _marked(fn: FunctionType, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 
 class _StandInForUtils(ModuleType):
-    """``torchvision.ops.roi_align`` takes one function from there, and calls it when it is called itself."""
+    """``torchvision.ops.roi_align`` imports one function from ``torch._dynamo.utils``, and calls it only in its own."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -93,14 +93,14 @@ class _StandInForUtils(ModuleType):
 
 
 class _Submodules(MetaPathFinder):
-    """Imports of other modules below ``torch._dynamo`` end the deferral."""
+    """Importing any other module below ``torch._dynamo`` imports the real compiler."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         return ModuleSpec(name, _AsItIs()) if name.startswith(f"{NAME}.") else None
 
 
 class _AsItIs(Loader):
-    """Hands over a module that has been imported the usual way meanwhile, so that it is not executed twice."""
+    """Returns a module that has just been imported in the usual way, so that it is not executed twice."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module: ModuleType = _real(spec.name)
@@ -108,6 +108,6 @@ class _AsItIs(Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        # importlib has just replaced it by the finder's, but in torch's modules of settings, which take no new names.
+        # importlib has just put the finder's spec there. torch's modules of settings refuse such assignments.
         with suppress(AttributeError):
             module.__spec__ = self.spec

@@ -1,10 +1,10 @@
-"""Seconds as people say them."""
+"""Durations in words."""
 
 from __future__ import annotations
 
 
 def duration(seconds: float) -> str:
-    """'45 s', '12 min', '3 h 05 min', '4 d 07 h': the two largest units that matter."""
+    """Seconds in their one or two largest units: '45 s', '12 min', '3 h 05 min', '4 d 07 h'."""
     minutes, hours = round(seconds / 60), round(seconds / 3600)
     if round(seconds) < 60:
         return f"{seconds:.0f} s"

@@ -1,4 +1,4 @@
-"""The one exception that users are meant to read."""
+"""The exception whose message is written for users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files: listed, read as JSON, written whole or not at all, and errors that name the file."""
+"""List, read JSON, write files atomically, make folders; errors name the file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def names_in(folder: str | os.PathLike[str]) -> set[str]:
 
 @contextlib.contextmanager
 def named_errors(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Give errors of the file system that lack it (a full disk's, mostly) the name of the file."""
+    """Add the name of the file to errors of the file system that lack it, such as those of a full disk."""
     try:
         yield
     except OSError as error:
@@ -49,10 +49,10 @@ def named_errors(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
-    """A folder for results, made with its parents if need be.
+    """Make a folder for results, and its parents, unless it exists.
 
     Raises:
-        UserError: if it cannot be.
+        UserError: if it cannot be made.
     """
     folder = Path(path)
     try:
@@ -65,9 +65,9 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A new binary file that takes the place of ``path`` when the block ends, and vanishes if it raises.
+    """Open a new binary file that replaces ``path`` when the block ends, and is deleted if the block raises.
 
-    Readers see the old content or the whole new one, whenever the process dies.
+    Readers see either the old content or the whole new content, even if the process dies.
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
@@ -85,6 +85,6 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write a whole file or nothing; see ``atomic_file``."""
+    """Write a file atomically; see :func:`atomic_file`."""
     with atomic_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)

@@ -1,4 +1,4 @@
-"""Buffers that are looked at by the program, not by the network, kept where looking at them is free."""
+"""Counters kept on the CPU, so that reading them never waits for the GPU."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 
 class HostBuffers(nn.Module):
-    """A module some of whose buffers stay on the CPU wherever the rest goes.
+    """A module that keeps some of its buffers on the CPU when it is moved to a device.
 
-    Counters decide what an update does next; on the device, every such decision would wait until all work before it
-    is done. States have the same keys and values as if they had been moved.
+    Counters decide what an update does next. On the device, reading one would wait for all work queued before it.
+    The state dict has the same keys and values as if the buffers had been moved.
     """
 
     on_host: ClassVar[tuple[str, ...]] = ()
-    """Names of the module's own buffers that stay; those that it does not have count for nothing."""
+    """Names of the module's own buffers that stay on the CPU; names of buffers that it lacks are ignored."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         kept = {name: buffer for name, buffer in self._buffers.items() if name in self.on_host}

@@ -1,4 +1,4 @@
-"""One process at a time: locks on files and folders."""
+"""Locks on files and folders, held by one process at a time."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from sfmoe_dg.foundation.errors import UserError
 
 @contextlib.contextmanager
 def file_lock(path: Path, busy: str = "") -> Iterator[None]:
-    """Hold a lock while the block runs. It is the kernel's, so it ends with its process, however that ends.
+    """Hold a lock while the block runs. The kernel releases it when the process ends, even if it is killed.
 
-    On a file system without locks nothing is held and two processes may go on at once.
+    On a file system without locks nothing is locked, and two processes may enter at once.
 
     Args:
-        path: a folder that is there, or a file that serves for nothing else; it is made, with its folder, and stays.
-        busy: what to say if another process holds the lock; without it, wait until it does not.
+        path: an existing folder, or a file that is only a lock: it is made, with its folder, and never deleted.
+        busy: the error message if another process holds the lock; if empty, wait for the lock.
 
     Raises:
-        UserError: ``busy``.
+        UserError: ``busy``, if another process holds the lock.
         OSError: if the file cannot be made.
     """
     is_folder = path.is_dir()

@@ -1,7 +1,7 @@
-"""Third-party modules that register more of anything when they are imported: what ``--plugin`` names.
+"""Import plug-ins: third-party modules that register algorithms, data sets and more when they are imported.
 
-``domainbed=DIR`` is not a module: it registers the algorithms of a DomainBed checkout. Packages that are installed need
-no flag if they have entry points (see ``registry.py`` and docs/extending.md).
+``domainbed=DIR`` is not a module: it registers the algorithms of a DomainBed checkout. Installed packages with entry
+points are found without a plug-in (see ``registry.py`` and docs/extending.md).
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.registry import Registry, what_happened
 
 KINDS: Registry[Callable[[str], object]] = Registry("kind of plug-in")
-"""``--plugin KIND=ARGUMENT`` calls the function of that kind with the argument."""
+"""Functions that are called with ARGUMENT for a plug-in ``KIND=ARGUMENT``."""
 KINDS.register("domainbed", "sfmoe_dg.compat.domainbed.plugin:register_algorithms")
 
 
 def load_plugins(plugins: Sequence[str]) -> None:
-    """Import modules (by name, or by path if it ends in .py), each once.
+    """Import every plug-in once: by its path if it ends in .py, by the name of its module otherwise.
 
     Raises:
-        UserError: for one that does not exist, and for one that raises, with what and where.
+        UserError: if a plug-in does not exist or raises; the message says what it raised, and where.
     """
     for plugin in plugins:
         kind, _, argument = plugin.partition("=")
@@ -46,7 +46,7 @@ def _load(plugin: str, load: Callable[[], object]) -> None:
         load()
     except UserError:
         raise
-    except Exception as error:  # somebody else's code: anything can happen in it
+    except Exception as error:  # third-party code may raise anything
         raise UserError(f"plugin {plugin!r} cannot be imported: {what_happened(error)}") from error
 
 
@@ -64,6 +64,6 @@ def _import_file(path: Path) -> None:
     try:
         module_spec.loader.exec_module(module)
     except BaseException:
-        # As Python does it: a module that was only half executed is not there.
+        # Like Python, forget a module whose execution has failed.
         del sys.modules[name]
         raise

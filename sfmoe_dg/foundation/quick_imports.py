@@ -1,4 +1,4 @@
-"""Importing what a command needs of torch, torchvision and timm, for a third of what it costs by itself."""
+"""Import torch, torchvision and timm in a third of the usual time."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any
 
 @contextmanager
 def quick_imports(*, compiling: bool = False, logging_to: tuple[str, ...] = ()) -> Iterator[None]:
-    """For the length of a ``with`` block that imports: leave out what nobody uses, and collect no garbage.
+    """Speed up the imports inside a ``with`` block.
 
-    Imports make hundreds of thousands of objects that stay, and every few hundred of them the collector would look
-    through all of them again. Besides:
-
-    - the compiler waits until it is asked for (:mod:`sfmoe_dg.foundation.deferred_compiler`), but if ``compiling``;
-    - timm does not find Weights & Biases, which it imports wherever it is installed; whoever imports it after the block
-      does. With ``"wandb"`` in ``logging_to`` it is not hidden;
-    - the Hugging Face Hub's client, which reads a library for HTTP, waits until timm downloads something.
-
-    What a process imports together with torch, the collector leaves aside for good.
+    - Python's garbage collector is off: imports make hundreds of thousands of objects that stay, and the collector
+      would look through all of them again and again. If torch is imported in the block, the collector ignores the
+      objects made in it for good.
+    - Torch's compiler is imported only when something is compiled (:mod:`sfmoe_dg.foundation.deferred_compiler`),
+      unless ``compiling``.
+    - Weights & Biases is hidden from timm, which would import it wherever it is installed; after the block it can be
+      imported as usual. It is not hidden if ``logging_to`` contains ``"wandb"``.
+    - The client of the Hugging Face Hub, and the HTTP library that it needs, are imported only when timm downloads
+      something.
     """
     from sfmoe_dg.foundation.deferred_compiler import defer_compiler
 
@@ -30,7 +30,7 @@ def quick_imports(*, compiling: bool = False, logging_to: tuple[str, ...] = ()) 
         defer_compiler()
     hidden = "wandb" not in logging_to and "wandb" not in sys.modules
     if hidden:
-        sys.modules["wandb"] = None  # type: ignore[assignment]  # how importlib is told that there is none
+        sys.modules["wandb"] = None  # type: ignore[assignment]  # importlib takes this for a missing module
     collecting, first = gc.isenabled(), "torch" not in sys.modules
     gc.disable()
     try:
@@ -47,12 +47,12 @@ def quick_imports(*, compiling: bool = False, logging_to: tuple[str, ...] = ()) 
 
 @contextmanager
 def _deferred_hub() -> Iterator[None]:
-    """What timm takes from the client by name is a stand-in, for the length of the block, that asks it when called."""
+    """Inside the block, functions that timm imports from the Hub's client are stand-ins that import it when called."""
     waiting: dict[str, Any] = {}
     with suppress(ImportError):
         import huggingface_hub
 
-        of_package = vars(huggingface_hub)  # its own names are looked up when they are first asked for
+        of_package = vars(huggingface_hub)  # the package imports its names lazily
         waiting = {name: partial(_ask_hub, name) for name in _HUB_NAMES if name not in of_package}
         of_package.update(waiting)
     try:

@@ -1,4 +1,4 @@
-"""A registry is a dict that refuses: duplicates raise, unknown names list the nearest known ones."""
+"""Registries: dicts that refuse duplicate names, and name the nearest known ones for an unknown name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def nearest(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
 
 
 def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> UserError:
-    """The sentence for a name that does not exist: the nearest known ones, or all of them."""
+    """The error for an unknown name; it lists the nearest known names, or all of them if none is near."""
     known = list(known)
     close = nearest(name, known)
     hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(sorted(known))}."
@@ -33,7 +33,7 @@ def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> User
 
 
 class BrokenPlugin(UserError):
-    """What another package offers cannot be loaded, or is not what it should be."""
+    """An entry point of another package cannot be loaded, or is not of the right kind."""
 
 
 def _accept(name: str, found: Any) -> str:
@@ -47,16 +47,18 @@ def _as_it_is(name: str, found: Any) -> Any:
 class Registry(MutableMapping[str, Any], Generic[T]):
     """Names to objects of one kind. A string value ``'module:attribute'`` is imported on first use.
 
-    ``complaint`` is asked about every object that is loaded; it says in a few words what is wrong with it, or nothing.
-    ``convert`` then makes of it what :meth:`load` returns.
-
-    With a ``group``, what installed packages offer as entry points of that group belongs to the registry too. They are
-    looked for when the names are asked for or an entry is loaded, not before, and each is imported when it is loaded.
+    Args:
+        kind: what an entry is, for error messages.
+        group: entry points of this group that installed packages offer are entries too. They are looked up when names
+            or entries are first needed, and each is imported when it is loaded.
+        complaint: called with the name and the object when an entry is loaded; returns what is wrong with the object
+            in a few words, or ''.
+        convert: makes what :meth:`load` returns of the object.
 
     Raises:
-        UserError: on a name that is registered twice, or looked up and unknown; on loading a name that is registered
-            and offered by a package, or by two; and as :class:`BrokenPlugin` if what a package offers cannot be
-            loaded or is complained about.
+        UserError: if a name is registered twice or is unknown, or if an entry is loaded whose name several packages,
+            or a package and this process, give.
+        BrokenPlugin: if the entry of a package cannot be loaded, or ``complaint`` finds something wrong with it.
     """
 
     def __init__(
@@ -84,7 +86,7 @@ class Registry(MutableMapping[str, Any], Generic[T]):
         self._loaded.pop(name, None)
 
     def __getitem__(self, name: str) -> Any:
-        """The object, or what it will be loaded from if that has not happened: its path or its entry point."""
+        """The object if it has been loaded; otherwise its ``'module:attribute'`` or its entry point."""
         if name in self._loaded:
             return self._loaded[name]
         if name in self._entries:
@@ -94,7 +96,7 @@ class Registry(MutableMapping[str, Any], Generic[T]):
         raise unknown(self.kind, name, self)
 
     def get(self, name: str, default: Any = None) -> Any:
-        # Mapping's own expects a KeyError for an unknown name.
+        # Mapping.get expects a KeyError for an unknown name, not a UserError.
         known = name in self
         return self[name] if known else default
 
@@ -108,7 +110,7 @@ class Registry(MutableMapping[str, Any], Generic[T]):
         return len(self._entries.keys() | self.offers.keys())
 
     def load(self, name: str) -> T:
-        """The registered object itself, imported if it was registered by its path or another package offers it."""
+        """The object itself; imported if it was registered as ``'module:attribute'`` or is another package's."""
         if name not in self._loaded:
             self._refuse_several(name)
             target = self[name]
@@ -125,12 +127,12 @@ class Registry(MutableMapping[str, Any], Generic[T]):
 
     @property
     def registered(self) -> Mapping[str, Any]:
-        """What is registered in this process, without what installed packages offer; see ``__getitem__``."""
+        """The entries registered in this process, without those of installed packages; see ``__getitem__``."""
         return {name: self._loaded.get(name, target) for name, target in self._entries.items()}
 
     @property
     def offers(self) -> dict[str, list[EntryPoint]]:
-        """What installed packages offer by name, sorted; several under one name are refused when it is loaded."""
+        """Entry points of installed packages by name. A name with several is refused when it is loaded."""
         if self._offers is None:
             self._offers = {}
             for point in _entry_points(self.group) if self.group else ():
@@ -138,7 +140,7 @@ class Registry(MutableMapping[str, Any], Generic[T]):
         return self._offers
 
     def package(self, name: str) -> str:
-        """The package that offers a name, with its version; '' for what is registered here."""
+        """The package that offers a name, and its version; '' if the name is registered in this process."""
         return "" if name in self._entries or name not in self.offers else package_of(self.offers[name][0])
 
     def _refuse_several(self, name: str) -> None:
@@ -147,7 +149,7 @@ class Registry(MutableMapping[str, Any], Generic[T]):
         if len(points) + is_here < 2:
             return
         if len(points) == 1 and not isinstance(self._entries[name], str):
-            # A module that registers what its package offers too: one thing by two ways.
+            # A module that registers the object that its package offers: one object, known by two ways.
             with suppress(BrokenPlugin):
                 if self._load_offered(points[0]) is self._entries[name]:
                     return
@@ -161,7 +163,7 @@ class Registry(MutableMapping[str, Any], Generic[T]):
         offer = f"{self.kind} {point.name!r} of package {package_of(point)}"
         try:
             found = point.load()
-        except Exception as error:  # another package's code: anything can happen in it
+        except Exception as error:  # third-party code may raise anything
             raise BrokenPlugin(
                 f"{offer} cannot be loaded from {point.value}: {what_happened(error)}; mend or uninstall that package"
             ) from error
@@ -171,24 +173,24 @@ class Registry(MutableMapping[str, Any], Generic[T]):
 
 
 def _place(target: Any) -> str:
-    """Where a registered object comes from, as far as it tells."""
+    """The path or the module that a registered object comes from."""
     return target if isinstance(target, str) else f"module {getattr(target, '__module__', 'unknown')}"
 
 
 def _entry_points(group: str) -> list[EntryPoint]:
-    # Imported here: it takes longer than all else that a registry does, and few commands ask for names.
+    # Imported here because it is slow and few commands need it.
     from importlib.metadata import entry_points
 
     return sorted(entry_points(group=group), key=lambda point: (point.name, package_of(point)))
 
 
 def package_of(point: EntryPoint) -> str:
-    """The package that offers an entry point, with its version."""
+    """The name and version of the package that offers an entry point."""
     return f"{point.dist.name} {point.dist.version}" if point.dist is not None else "unknown"
 
 
 def what_happened(error: BaseException) -> str:
-    """An exception of somebody else's code in a few words: its kind, its first line, and where it was raised."""
+    """An exception of third-party code in a few words: its type, its first line, and where it was raised."""
     message = (str(error).strip() or "no message").splitlines()[0].rstrip(".")
     machinery = ("<frozen importlib", __file__, importlib.__file__.removesuffix("__init__.py"))
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(machinery)]
@@ -204,7 +206,7 @@ REGISTRIES: Mapping[str, str] = {
     "loggers": "sfmoe_dg.training.reporters.loggers:LOGGERS",
     "analyses": "sfmoe_dg.analysis.registry:ANALYSES",
 }
-"""Where the registries are, by what they hold. Only that of the backbones takes torch to import."""
+"""``'module:attribute'`` of every registry, by what it holds. Importing that of the backbones imports torch."""
 
 
 def open_registry(what: str) -> Registry[Any]:

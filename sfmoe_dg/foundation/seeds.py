@@ -1,4 +1,4 @@
-"""Every random number in the suite starts here."""
+"""Seeds and random number generators."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def seed_hash(*args: Any) -> int:
 
 
 def generator(*args: Any) -> np.random.Generator:
-    """A NumPy generator keyed by its arguments.
+    """A NumPy generator that its arguments determine.
 
-    Streams keyed by (seed, purpose, domain, step) need no state, so a run can be resumed at any step, by any
-    number of loader workers, and draws the same numbers.
+    A generator of its own for every (seed, purpose, domain, step) needs no saved state: a run that is resumed at any
+    step, with any number of loader workers, draws the same numbers.
     """
     return np.random.Generator(np.random.Philox(int(hashlib.md5(str(args).encode()).hexdigest(), 16) % 2**64))
 

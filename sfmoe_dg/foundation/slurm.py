@@ -1,4 +1,4 @@
-"""What Slurm's queue says about jobs, asked once for all of them."""
+"""The states of Slurm jobs, from one query of the queue for all of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 ASK_AGAIN_SECONDS = 10.0
 DEAD_SECONDS = 1.0
-"""How fresh a look must be by which an owner counts as dead: his job may have begun, or begun again, after it."""
+"""An answer by which a job has ended must not be older than this: the job may have started after it."""
 ALIVE_STATES = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT")
 
 
@@ -20,7 +20,7 @@ def this_job() -> str:
 
 
 class SlurmQueue:
-    """Job states by number, asked for at most every :data:`ASK_AGAIN_SECONDS` as long as the jobs in question run."""
+    """Job states by number. While the jobs in question run, Slurm is asked every :data:`ASK_AGAIN_SECONDS` at most."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -29,9 +29,9 @@ class SlurmQueue:
         self._cluster: str | None = None
 
     def state(self, job: str) -> str | None:
-        """The state of '<job>@<cluster>': '' once it has left the queue, None where this cannot be known.
+        """The state of '<job>@<cluster>': '' if it has left the queue, None if the state is unknown.
 
-        It cannot be known without ``squeue``, while the controller does not answer, and of another cluster's job.
+        It is unknown if ``squeue`` is missing, if the controller does not answer, or if the job is another cluster's.
         """
         number, _, cluster = job.partition("@")
         if self._is_out_of_date(number):
@@ -48,11 +48,11 @@ class SlurmQueue:
 
     def _look(self) -> None:
         if not self._cluster:
-            # Again if there was no answer: a controller that restarts must not blind a queue that is kept for days.
+            # Ask again if there was no answer: the controller may have been restarting.
             self._cluster = parse_config(_ask(["scontrol", "show", "config"]) or []).get("ClusterName")
         lines = _ask(["squeue", "--noheader", "--format", "%A %T"]) if self._cluster else None
         self._states = None if lines is None else dict(line.split() for line in lines if len(line.split()) == 2)
-        # Now and not before: an answer that took its time would be out of date at once.
+        # Read the clock after the answer: a slow answer would otherwise be out of date at once.
         self._asked = self._clock()
 
 

@@ -1,4 +1,4 @@
-"""torch's files: written atomically, read with ``weights_only=True``."""
+"""Write torch files atomically, and read them without running code in them (``weights_only=True``)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import torch
 from sfmoe_dg.foundation.files import atomic_file
 
 _FOREIGN = (pickle.UnpicklingError, LookupError, AttributeError, TypeError, AssertionError, struct.error)
-"""What torch's reader raises, beside what :func:`load_torch` names, on bytes that it did not write."""
+"""Further exceptions that torch's reader raises on files that torch did not write."""
 
 
 def save_torch(path: Path, content: Any) -> None:
     """``torch.save``, atomically.
 
     Raises:
-        OSError: with the file's name, also for a full disk, which torch reports as an error of its archive.
+        OSError: with the name of the file; also for a full disk, for which torch raises a RuntimeError.
     """
     with atomic_file(path) as file:
         try:
@@ -33,15 +33,15 @@ def save_torch(path: Path, content: Any) -> None:
 
 
 def load_torch(path: Path) -> Any:
-    """The content of a torch file, on the CPU: tensors, numbers, texts and containers; nothing in it is ever run.
+    """The content of a torch file, on the CPU. No code in it is run.
 
     Raises:
-        ValueError: if the file is none, or holds anything else.
+        ValueError: if it is not a torch file, or holds more than tensors, numbers, strings and containers of them.
         OSError, RuntimeError, EOFError: if it cannot be read or is damaged.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the pickle protocol of files that are refused right after
+            warnings.simplefilter("ignore")  # on the pickle protocol of files that are refused anyway
             return torch.load(path, map_location="cpu", weights_only=True)
     except _FOREIGN:
         raise ValueError("it is no torch file, or holds Python objects, which are never run") from None

@@ -6,7 +6,7 @@ That every objective trains on every backbone under autocast from its first upda
 import numpy as np
 import pytest
 import torch
-from test_objectives import make, minibatches
+from objective_makers import make, minibatches
 
 from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
 from sfmoe_dg.algorithms.shared.precision import Precision
@@ -24,7 +24,7 @@ def test_penalties_at_work_are_finite(name, backbone):
     model.precision = Precision("bf16", "cpu")
     for _ in range(2):
         with model.precision.autocast():
-            values = model.update(minibatches())
+            values = model.update(minibatches(backbone))
     assert np.isfinite([float(value) for value in values.values()]).all()
     for key, value in model.state_dict().items():
         assert torch.isfinite(value).all(), key
@@ -41,5 +41,5 @@ def test_passes_after_a_step_see_the_new_weights(name):
         model.precision = Precision(precision, "cpu")
         torch.manual_seed(0)
         with model.precision.autocast():
-            ends[precision] = float(model.update(minibatches())["loss"])
+            ends[precision] = float(model.update(minibatches("mnist_cnn"))["loss"])
     assert ends["bf16"] == pytest.approx(ends["fp32"], rel=0.05)

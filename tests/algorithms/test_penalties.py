@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import trajectories
-from test_objectives import make
+from objective_makers import make
 from torch import nn
 
 from sfmoe_dg.algorithms.base import Forward
@@ -146,7 +146,7 @@ def test_mldg_always_has_a_domain_to_train_on(n_meta_test, num_domains, num_pair
 
 
 def test_mldg_keeps_running_statistics():
-    model = make("MLDG", "resnet18", n_meta_test=1)
+    model = make("MLDG", "test_resnet", n_meta_test=1)
     model.update([(torch.rand(2, 3, 32, 32), torch.tensor([0, 1])) for _ in range(3)])
     statistics = [value for name, value in model.network.named_buffers() if name.endswith("running_mean")]
     assert all(value.abs().sum() > 0 for value in statistics)
@@ -174,7 +174,10 @@ def test_gradients_do_not_show_the_scale_of_float16():
         assert [g.item() for g in found] == [3, 0]
 
 
-@pytest.mark.parametrize("name", ["CORAL", "IRM", "IB_ERM", "IB_IRM", "RDM", "SelfReg"])
+NEED_TWO_IMAGES = ("CORAL", "IRM", "IB_ERM", "IB_IRM", "RDM", "SelfReg")
+
+
+@pytest.mark.parametrize("name", NEED_TWO_IMAGES)
 def test_minibatches_of_one_image_are_refused(name):
     hparams = default_hparams(name, "PACS") | {"batch_size": 1}
     with pytest.raises(UserError, match=r"batch_size.*at least 2"):

@@ -9,11 +9,11 @@ import sys
 
 import pytest
 import torch
+from tiny_twins import PRESETS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
-from sfmoe_dg.models.architectures.registry import presets
 
 CLASSES, DOMAINS, BATCH = 5, 3, 4
 
@@ -39,7 +39,7 @@ EARLY = {key for name in ALGORITHMS for key in default_hparams(name, "PACS") if 
 def small_backbone(name):
     """The network that runs an algorithm here: its own, or a small dense ViT, or a ResNet where ViTs are refused."""
     refuses_vit = "refuses transformers" in ALGORITHMS.load(name).needs
-    return OWN_BACKBONES.get(name, "resnet18" if refuses_vit else "vit_tiny_32")
+    return OWN_BACKBONES.get(name, "test_resnet" if refuses_vit else "vit_tiny_32")
 
 
 class Copies(TorchDispatchMode):
@@ -95,7 +95,7 @@ def test_this_would_notice():
     assert copies.found
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "vit_tiny_32", "sf_moe_tiny_32"])
+@pytest.mark.parametrize("backbone", ["test_resnet", "vit_tiny_32", "sf_moe_tiny_32"])
 def test_erm_leaves_everything_on_the_device(backbone):
     algorithm = on_meta("ERM", backbone)
     copies, values = three_updates(algorithm)
@@ -105,10 +105,10 @@ def test_erm_leaves_everything_on_the_device(backbone):
     assert all(state["exp_avg"].is_meta for state in algorithm.optimizer.state.values())
 
 
-@pytest.mark.parametrize("name", list(presets()))
+@pytest.mark.parametrize("name", list(PRESETS))
 def test_no_architecture_waits(name):
     limited = {"capacity_ratio": 1.05} if name in ("VMoE", "GMoE") else {}
-    assert not three_updates(on_meta(name, OWN_BACKBONES[name], **limited))[0]
+    assert not three_updates(on_meta(name, PRESETS[name], **limited))[0]
 
 
 @pytest.mark.parametrize("name", [name for name in ALGORITHMS if name not in READS])

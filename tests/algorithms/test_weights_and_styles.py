@@ -62,7 +62,7 @@ def test_an_average_of_shared_blocks_counts_them_once():
 
 
 def test_running_statistics_of_batch_norm_are_averaged():
-    model = make("SMA", "resnet18", sma_start_iter=1)
+    model = make("SMA", "test_resnet", sma_start_iter=1)
     means = [model.featurizer.network.bn1.running_mean.clone()]
     for step in range(2):
         model.update(minibatches(seed=step))
@@ -170,7 +170,7 @@ def test_sam_takes_the_gradient_of_the_worst_point_from_where_it_was():
 
 
 def test_sam_counts_a_batch_once_in_batch_norm():
-    plain, sharp = make("ERM", "resnet18"), make("SAM", "resnet18")
+    plain, sharp = make("ERM", "test_resnet"), make("SAM", "test_resnet")
     for model in (plain, sharp):
         model.update(minibatches())
     name = "bn1"
@@ -179,7 +179,7 @@ def test_sam_counts_a_batch_once_in_batch_norm():
     assert found.momentum == expected.momentum
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "sf_moe_tiny_32"])
+@pytest.mark.parametrize("backbone", ["test_resnet", "sf_moe_tiny_32"])
 def test_lpft_leaves_the_backbone_alone_at_first(backbone):
     model = make("LPFT", backbone, linear_steps=2)
     before = {name: value.clone() for name, value in model.featurizer.state_dict().items()}

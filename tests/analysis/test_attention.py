@@ -118,7 +118,7 @@ def test_what_has_no_heads_is_refused():
     with pytest.raises(UserError, match="has 4 attention blocks"):
         attention_weights(network("vit_tiny_32"), torch.randn(1, 3, 32, 32), 4)
     with pytest.raises(UserError, match="ResNet has 0 attention blocks"):
-        attention_weights(network("resnet18"), torch.randn(1, 3, 32, 32))
+        attention_weights(network("test_resnet"), torch.randn(1, 3, 32, 32))
     headless = network("vit_tiny_32")
     headless.cls_token = None
     with pytest.raises(UserError, match="no class token"):

@@ -90,7 +90,7 @@ def test_minibatches_are_the_same_at_every_call():
 
 
 def test_a_row_for_every_pair_and_a_reason_for_the_impossible():
-    pairs = [("ERM", "resnet18"), ("CORAL", "sf_moe_tiny_32"), ("ERM", "v_moe_tiny_32"), ("ERM", "wide_net_tiny_32")]
+    pairs = [("ERM", "test_resnet"), ("CORAL", "sf_moe_tiny_32"), ("ERM", "v_moe_tiny_32"), ("ERM", "wide_net_tiny_32")]
     methods = default_methods([*pairs, ("ERM", "vit_small"), ("MLDG", "vit_tiny_32")], "StyledDigits")
     table = efficiency_table(methods, random_minibatches((3, 32, 32), 5, 1, 2), 5, steps=2, warmup=0)
     assert list(zip(table["algorithm"], table["backbone"], strict=True))[:4] == pairs

@@ -259,7 +259,7 @@ def sweep(tmp_path_factory):
     """A sweep of two tiny runs, sparse and dense, on StyledDigits."""
     root = tmp_path_factory.mktemp("sweep")
     for name, algorithm in (("a", "SFMoE"), ("b", "ERM")):
-        flags = ["--steps", "3", "--checkpoint_freq", "3", "--test_envs", "3", "--output_dir", str(root / name)]
+        flags = ["--steps", "1", "--test_envs", "3", "--output_dir", str(root / name)]
         assert main(["train", "--dataset", "StyledDigits", "--algorithm", algorithm, *flags]) == 0
     return root
 

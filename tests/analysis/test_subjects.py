@@ -30,7 +30,7 @@ def sparse():
 
 @pytest.fixture(scope="module")
 def residual():
-    return opened_run("ERM", backbone="resnet18")
+    return opened_run("ERM", backbone="test_resnet")
 
 
 def finished(root, name, algorithm="ERM", held_out_acc=0.5, **options):

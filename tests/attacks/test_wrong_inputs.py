@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from wrong_rows import DEBUG, PROCESSES, SCRIPTS, SMALL, SWEEP, TABLE, Row
+from rows import DEBUG, SMALL, SWEEP, Row
+from wrong_rows import PROCESSES, SCRIPTS, TABLE
 from wrong_things import study
 
 from sfmoe_dg.cli.main import COMMANDS, main, make_parser
@@ -87,15 +89,18 @@ def start(words: list[str], **kwargs) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.id) for row in SCRIPTS])
-def test_scripts_of_data_sets_do_the_same(row, trained, tmp_path, monkeypatch):
+def test_scripts_of_data_sets_do_the_same(row, trained, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     for make in row.makers:
         make(trained)
     before = everything(tmp_path)
     script, *words = shlex.split(row.words)
-    result = start([sys.executable, str(ROOT / "datasets" / script), *words])
-    assert result.returncode == 2
-    check(row, result.stdout, result.stderr, script)
+    monkeypatch.setattr(sys, "argv", [script, *words])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "datasets" / script), run_name="__main__")
+    assert end.value.code == 2
+    out, err = capfd.readouterr()
+    check(row, out, err, script)
     assert everything(tmp_path) == before
 
 

@@ -59,8 +59,16 @@ device = "cpu"
 """
 
 
-def run(*words: str, **kwargs) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "sfmoe_dg", *words], capture_output=True, text=True, **kwargs)
+@pytest.fixture
+def run(capsys):
+    """Runs a command in this process; gives its exit code, what it printed and its messages."""
+
+    def command(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main(list(words))
+        return code, *capsys.readouterr()
+
+    return command
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +82,9 @@ def study(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(study) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The folder of the finished sweep, and what the command printed."""
-    result = run("sweep", str(study / "study.toml"), "--output_dir", str(study / "out"))
-    return study / "out", result
+    """The folder of the finished sweep, and what the command, a process of its own, printed."""
+    words = [sys.executable, "-m", "sfmoe_dg", "sweep", str(study / "study.toml"), "--output_dir", str(study / "out")]
+    return study / "out", subprocess.run(words, capture_output=True, text=True)
 
 
 def test_a_third_partys_objective_goes_from_one_file_to_the_tables(finished):
@@ -89,43 +97,43 @@ def test_a_third_partys_objective_goes_from_one_file_to_the_tables(finished):
     assert (folder / "results.txt").read_text() in result.stdout
 
 
-def test_it_is_listed(study):
-    result = run("list", "algorithms", "--plugin", str(study / "my_objective.py"))
-    assert "FeatureDecay  a test" in " ".join(result.stdout.split("\n")).replace("   ", "  ")
+def test_it_is_listed(study, run):
+    _, shown, _ = run("list", "algorithms", "--plugin", str(study / "my_objective.py"))
+    assert "FeatureDecay  a test" in " ".join(shown.split("\n")).replace("   ", "  ")
 
 
-def test_status_of_a_complete_sweep(study, finished, monkeypatch):
+def test_status_of_a_complete_sweep(study, finished, run):
     folder, _ = finished
-    result = run("status", "--output_dir", str(folder))
-    assert result.returncode == 0
-    assert re.search(r"^Debug28 FeatureDecay +2 +0", result.stdout, re.MULTILINE)
+    code, shown, _ = run("status", "--output_dir", str(folder))
+    assert code == 0
+    assert re.search(r"^Debug28 FeatureDecay +2 +0", shown, re.MULTILINE)
 
 
-def test_a_sweep_goes_on_with_what_is_missing(study, finished):
+def test_a_sweep_goes_on_with_what_is_missing(study, finished, run):
     folder, _ = finished
     runs = sorted(path.parent for path in folder.glob("*/run.json"))
     assert len(runs) == 2
     before = (runs[1] / "results.jsonl").read_bytes()
     (runs[0] / "done").unlink()
-    assert run("status", "--output_dir", str(folder)).returncode == 1
-    result = run("sweep", str(study / "study.toml"), "--output_dir", str(folder))
-    assert result.returncode == 0, result.stderr
-    assert "2 runs, 1 to do" in result.stdout
+    assert run("status", "--output_dir", str(folder))[0] == 1
+    code, shown, errors = run("sweep", str(study / "study.toml"), "--output_dir", str(folder))
+    assert code == 0, errors
+    assert "2 runs, 1 to do" in shown
     assert (runs[0] / "done").exists()
     assert (runs[1] / "results.jsonl").read_bytes() == before
 
 
-def test_a_run_that_fails_does_not_stop_the_others_and_says_why(study, tmp_path):
+def test_a_run_that_fails_does_not_stop_the_others_and_says_why(study, tmp_path, run):
     text = (study / "study.toml").read_text() + '\n[overrides.FeatureDecay]\nbackbone = "resnet50_nope"\n'
     (tmp_path / "study.toml").write_text(text)
-    result = run("sweep", str(tmp_path / "study.toml"), "--output_dir", str(tmp_path / "out"))
-    assert result.returncode == 1
-    assert result.stdout.count("FAILED") == 2
-    assert "2 of 2 runs are not done" in result.stderr
-    assert "unknown backbone 'resnet50_nope'" in result.stderr
-    states = run("status", "--output_dir", str(tmp_path / "out"))
-    assert "unknown backbone" in states.stdout
-    assert "Traceback" not in result.stdout + result.stderr
+    code, shown, errors = run("sweep", str(tmp_path / "study.toml"), "--output_dir", str(tmp_path / "out"))
+    assert code == 1
+    assert shown.count("FAILED") == 2
+    assert "2 of 2 runs are not done" in errors
+    assert "unknown backbone 'resnet50_nope'" in errors
+    assert "Traceback" not in shown + errors
+    _, states, _ = run("status", "--output_dir", str(tmp_path / "out"))
+    assert "unknown backbone" in states
 
 
 def test_a_dry_run_of_one_run_says_what_it_would_be_and_writes_nothing(tmp_path, capsys):
@@ -152,15 +160,15 @@ def test_a_dry_run_says_that_it_fills_the_image_cache(tmp_path, capsys, monkeypa
     assert not (tmp_path / "run").exists()
 
 
-def test_dry_run_prints_commands_and_writes_nothing(study, tmp_path):
-    result = run("sweep", str(study / "study.toml"), "--output_dir", str(tmp_path / "out dir"), "--dry_run")
-    lines = result.stdout.splitlines()
+def test_dry_run_prints_commands_and_writes_nothing(study, tmp_path, run):
+    _, shown, _ = run("sweep", str(study / "study.toml"), "--output_dir", str(tmp_path / "out dir"), "--dry_run")
+    lines = shown.splitlines()
     assert len(lines) == 2
     assert all("'" in line and "--algorithm FeatureDecay" in line for line in lines)
     assert not (tmp_path / "out dir").exists()
 
 
-def test_interrupting_a_sweep_leaves_no_process_and_no_done(study, tmp_path):
+def test_interrupting_a_sweep_leaves_no_process_and_no_done(study, tmp_path, run):
     text = (study / "study.toml").read_text().replace("steps = 1", "steps = 100000")
     (tmp_path / "study.toml").write_text(text)
     command = [sys.executable, "-m", "sfmoe_dg", "sweep", str(tmp_path / "study.toml")]
@@ -176,7 +184,7 @@ def test_interrupting_a_sweep_leaves_no_process_and_no_done(study, tmp_path):
     assert len(owners) == 2
     assert not any(Path(f"/proc/{pid}").exists() for pid in owners)
     assert not list((tmp_path / "out").glob("*/done"))
-    table = run("status", "--output_dir", str(tmp_path / "out")).stdout
+    _, table, _ = run("status", "--output_dir", str(tmp_path / "out"))
     assert re.search(r"^total +0 +0 +0 +0 +2 +0 +2$", table, re.MULTILINE)  # both lost
 
 

@@ -66,6 +66,7 @@ class TestInAMiniature:
         # The name is torchvision's there.
         assert "ImageFolder" not in here["datasets"]
 
+    @pytest.mark.slow
     @pytest.mark.skipif(sys.version_info < (3, 11), reason="refused there: Python looks into the folder first")
     def test_the_working_directory_may_be_the_checkout(self, checkout):
         result = domainbed(checkout, "domainbed.scripts.train", "Plain", "StyledDigits", "{}", cwd=checkout)
@@ -75,6 +76,7 @@ class TestInAMiniature:
     def test_the_exit_code_is_the_commands(self, checkout):
         assert domainbed(checkout, "domainbed.scripts.fail").returncode == 7
 
+    @pytest.mark.slow
     def test_what_cannot_train_there_ends_with_a_sentence(self, checkout):
         result = domainbed(checkout, "domainbed.scripts.train", "SWAD", "StyledDigits", "{}")
         assert result.returncode == 1

@@ -257,7 +257,7 @@ def test_every_image_is_evaluated_once(tree: Path, tmp_path: Path, num_workers: 
 def test_a_run_from_the_cache(tmp_path: Path) -> None:
     """Recorded, in the job hash, and the same whether this run built the cache or found it."""
     tree = write_tree(tmp_path / "tree", per_class=4)
-    hparams = json.dumps({"backbone": "resnet18", "pretrained": False, "batch_size": 2})
+    hparams = json.dumps({"backbone": "test_resnet", "pretrained": False, "batch_size": 2})
     plain = RunSpec("ImageFolder", "ERM", (0,), str(tree), hparams=hparams, steps=1, skip_model_save=True)
     spec = RunSpec(**{f: getattr(plain, f) for f in plain.__dict__} | {"options": Options(images="cached")})
     assert spec.run_id != plain.run_id

@@ -92,7 +92,7 @@ def test_a_cache_that_cannot_be_written(tmp_path, capsys, options):
                 path = tmp_path / "images" / domain / name / f"{i}.png"
                 Image.effect_noise((64, 64), 50).convert("RGB").save(path)
     words = ["train", "--dataset", "ImageFolder", "--data_dir", str(tmp_path / "images"), "--steps", "1"]
-    words += ["--images", "cached", "--hparams", '{"batch_size": 2, "backbone": "resnet18", "pretrained": false}']
+    words += ["--images", "cached", "--hparams", '{"batch_size": 2, "backbone": "test_resnet", "pretrained": false}']
     with mounted(tmp_path / "cache", options) as cache:
         assert main([*words, "--cache_dir", str(cache), "--output_dir", str(tmp_path / "run")]) == 2
         message = capsys.readouterr().err

@@ -1,77 +1,82 @@
-"""Imports point one way: a module knows what lies above it in this list, never what lies below."""
+"""Imports lead one way: a room imports those before it, and no circle joins modules.
+
+Imports inside functions and those for type checkers count like all others.
+"""
 
 from __future__ import annotations
 
 import ast
-from collections import defaultdict
+import importlib
+import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-import pytest
+from source import ROOMS, modules, python_files, room, tree, where
 
-import sfmoe_dg
-
-PACKAGE = Path(sfmoe_dg.__file__).parent
-ROWS = """
-errors registry arguments seeds durations cores slurm_queue hparams host_buffers host_memory
-run record_lines columns records record_folders progress lease
-distributed data weight_average models algorithms
-launch_settings compat plugins
-sweep_spec sweep naming steering
-selection tables render svg page report
-cost checkpoint evaluate whole_states parallel speed seen
-prepare resume train
-launch loggers diwa analysis report_page doctor
-cli __main__
-"""
-ORDER = ROWS.split()
-"""Modules and folders of the package, every one after all that it imports anywhere, functions included."""
+TARGET = re.compile(r"(sfmoe_dg(?:\.\w+)+):(\w+)")
+"""A registry's entry: an object by the name of its module and its own."""
 
 
-def modules() -> dict[str, Path]:
-    names = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = ("sfmoe_dg", *path.relative_to(PACKAGE).with_suffix("").parts)
-        names[".".join(parts).removesuffix(".__init__")] = path
-    return names
-
-
-def imported(path: Path, known: dict[str, Path], *, everywhere: bool = True) -> Iterator[str]:
-    """The package's modules that a file imports; not ``everywhere``: those that importing it imports at once."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree) if everywhere else tree.body:
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("sfmoe_dg"):
-            assert node.level == 0, f"{path} has a relative import"
-            for alias in node.names:
-                name = f"{node.module}.{alias.name}"
-                yield name if name in known else node.module
+def imported(path: Path) -> Iterator[tuple[str, int]]:
+    """The package's modules that a file imports anywhere, and the lines."""
+    known = modules()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{where(path, node.lineno)} has a relative import"
+            source = node.module or ""
+            if source.split(".")[0] == "sfmoe_dg":
+                for alias in node.names:
+                    name = f"{source}.{alias.name}"
+                    yield (name if name in known else source), node.lineno
         elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.startswith("sfmoe_dg"))
+            yield from ((alias.name, node.lineno) for alias in node.names if alias.name.split(".")[0] == "sfmoe_dg")
 
 
-def part(module: str) -> str:
-    """The entry of ``ORDER`` that a module belongs to; the package itself, which holds the version, is none."""
-    return module.split(".")[1] if "." in module else ""
-
-
-def test_every_module_imports_only_what_comes_before_it():
-    known, place = modules(), {name: number for number, name in enumerate(["", *ORDER])}
-    assert len(place) == len(ORDER) + 1
-    assert {part(module) for module in known} == set(place), "ORDER names every module and folder of the package, once"
-    upward = [
-        f"{module} imports {target}"
-        for module, path in known.items()
-        for target in imported(path, known)
-        if part(module) and place[part(target)] > place[part(module)]
+def test_rooms_import_only_those_before_them():
+    place = {name: number for number, name in enumerate([*ROOMS, "__main__", ""])}
+    back = [
+        f"{where(path, line)} imports {target}"
+        for module, path in modules().items()
+        for target, line in imported(path)
+        if place[room(target)] > place[room(module)]
     ]
-    assert not upward
+    assert not back
 
 
-@pytest.mark.parametrize("folder", sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()))
-def test_modules_of_a_folder_import_each_other_in_one_direction(folder):
-    known = {name: path for name, path in modules().items() if part(name) == folder}
-    graph: dict[str, set[str]] = defaultdict(set)
-    for module, path in known.items():
-        graph[module] |= {target for target in imported(path, known, everywhere=False) if target in known} - {module}
+def test_no_circle_joins_modules():
+    # A package's own __init__ is executed before its modules, but needs none of them unless it imports them.
+    graph = {module: {target for target, _ in imported(path)} - {module} for module, path in modules().items()}
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_every_import_names_a_module_of_the_package():
+    lost = [
+        f"{where(path, line)} imports {target}"
+        for path in python_files("sfmoe_dg", "datasets", "analysis", "bench", "tests")
+        for target, line in imported(path)
+        if target not in modules()
+    ]
+    assert not lost
+
+
+def targets() -> dict[str, str]:
+    """Every ``"module:name"`` that a string of the package holds, and where."""
+    return {
+        node.value: where(path, node.lineno)
+        for path in modules().values()
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and TARGET.fullmatch(node.value)
+    }
+
+
+def test_objects_named_in_strings_exist():
+    assert len(targets()) > 50
+    lost = []
+    for target, place in targets().items():
+        module, _, name = target.partition(":")
+        try:
+            getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            lost.append(f"{place} names {target}: {error}")
+    assert not lost

@@ -33,6 +33,11 @@ def giga(name: str, **kwargs: object) -> float:
     return count_macs(model, images, buffers=True).total / 8 / 1e9
 
 
+def slow_if_large(name: str) -> tuple[pytest.MarkDecorator, ...]:
+    """Models of hundreds of experts take seconds to build, even on the ``meta`` device."""
+    return (pytest.mark.slow,) if "large" in name or "huge" in name else ()
+
+
 class TestByHand:
     def test_linear_and_convolution(self):
         model = nn.Sequential(nn.Conv2d(3, 4, 2, stride=2), nn.Flatten(), nn.Linear(4 * 3 * 3, 5))
@@ -105,7 +110,7 @@ class TestVMoETable:
     def test_dense(self, name: str):
         assert f"{giga(name, moe_layers=()):.3f}" == TABLE[name][0]
 
-    @pytest.mark.parametrize("name", TABLE)
+    @pytest.mark.parametrize("name", [pytest.param(name, marks=slow_if_large(name)) for name in TABLE])
     def test_every_2(self, name: str):
         assert f"{giga(name, eval_capacity_ratio=1.05):.3f}" == TABLE[name][1]
 

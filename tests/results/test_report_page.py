@@ -221,7 +221,7 @@ def test_nothing_is_asked_for_and_nothing_complains(opened):
 @pytest.mark.browser
 def test_the_command_makes_a_report_of_trained_runs(tmp_path, capsys):
     for name, algorithm in (("a", "SFMoE"), ("b", "ERM")):
-        flags = ["--steps", "2", "--checkpoint_freq", "2", "--test_envs", "3", "--output_dir", str(tmp_path / name)]
+        flags = ["--steps", "1", "--test_envs", "3", "--output_dir", str(tmp_path / name)]
         assert main(["train", "--dataset", "StyledDigits", "--algorithm", algorithm, *flags]) == 0
     assert main(["report", "--output_dir", str(tmp_path), "--images", "8", "--device", "cpu"]) == 0
     path = tmp_path / "report.html"

@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 from study_makers import make_done, make_failed, make_lost, make_running, make_study
 
+from sfmoe_dg.algorithms.registry import ALGORITHMS
 from sfmoe_dg.runs.folder import State
 from sfmoe_dg.runs.progress import Progress
 from sfmoe_dg.sweeps.plan import load_plans
@@ -14,7 +15,7 @@ from sfmoe_dg.sweeps.time_estimate import estimate
 
 STUDY = {
     "datasets": ["RotatedMNIST", "DomainNet", "OfficeHome", "TerraIncognita"],  # 6 + 6 + 4 + 4 domains to hold out
-    "algorithms": ["ERM", "CORAL", "SFMoE", "GMoE", "MMD"],
+    "algorithms": list(ALGORITHMS)[:5],
     "single_test_envs": True,
     "n_trials": 5,
     "n_hparams": 20,

@@ -23,7 +23,7 @@ from sfmoe_dg.runs.folder import CHECKPOINT
 from sfmoe_dg.runs.lease import current_lease
 from sfmoe_dg.training.checkpoint import Random
 
-ROUNDS = int(os.environ.get("SFMOE_DG_KILL_ROUNDS", "2"))
+ROUNDS = int(os.environ.get("SFMOE_DG_KILL_ROUNDS", "1"))
 FORK = multiprocessing.get_context("fork")
 CHOICES = [
     ("ERM", {"batch_size": 4}),

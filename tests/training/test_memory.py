@@ -56,6 +56,7 @@ def test_growth_by_hand():
     assert growth(samples, "mib") == 107 - 100
 
 
+@pytest.mark.slow
 def test_a_run_holds_no_more_after_a_hundred_steps_and_a_leak_is_seen(tmp_path):
     sound, graphs, objects = trained(
         (None, 10, small_run(tmp_path / "sound", 101, 5)),

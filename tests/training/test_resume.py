@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_twins import PRESETS
 
 import sfmoe_dg
 from sfmoe_dg.algorithms.registry import ALGORITHMS
@@ -43,8 +44,10 @@ class StopAfter(StopRequest):
         return self.left <= 0
 
 
-def spec_of(algorithm, **changes):
-    hparams = {"batch_size": 4, **SETTINGS.get(algorithm, {})}
+def spec_of(algorithm, batch_size=4, **changes):
+    hparams = {"batch_size": batch_size, **SETTINGS.get(algorithm, {})}
+    if algorithm in PRESETS:
+        hparams["backbone"] = PRESETS[algorithm]
     values = {"dataset": "Debug28", "algorithm": algorithm, "steps": 5, "checkpoint_freq": 2}
     return RunSpec(**values | {"hparams": json.dumps(hparams)} | changes)
 
@@ -82,7 +85,7 @@ def assert_same_run(one, other):
 
 @pytest.mark.parametrize("algorithm", list(ALGORITHMS))
 def test_every_algorithm_goes_on_as_if_nothing_had_happened(tmp_path, algorithm):
-    spec = spec_of(algorithm)
+    spec = spec_of(algorithm, batch_size=2)
     train(spec, tmp_path / "whole", CPU)
     after = torch.rand(1), np.random.rand(), random.random()
     assert interrupted(spec, tmp_path / "parts", [6, 3]) == 2
@@ -128,7 +131,7 @@ def test_with_augmentation_workers_and_unlabeled_images(tmp_path):
         uda_holdout_fraction=0.5,
         steps=4,
         checkpoint_freq=2,
-        hparams='{"batch_size": 2, "backbone": "resnet18", "pretrained": false}',
+        hparams='{"batch_size": 2, "backbone": "test_resnet", "pretrained": false}',
     )
     train(spec, tmp_path / "whole", Execution(device="cpu", num_workers=0))
     interrupted(spec, tmp_path / "parts", [3, 4], Execution(device="cpu", num_workers=1))

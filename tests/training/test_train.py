@@ -85,7 +85,7 @@ def test_the_same_seeds_give_the_same_records_and_other_seeds_others(tmp_path):
 
 
 def test_records_do_not_depend_on_the_number_of_workers(tmp_path, image_folder):
-    hparams = json.dumps({"batch_size": 4, "backbone": "resnet18", "pretrained": False})
+    hparams = json.dumps({"batch_size": 4, "backbone": "test_resnet", "pretrained": False})
     spec = RunSpec(dataset="ImageFolder", data_dir=str(image_folder), steps=2, checkpoint_freq=1, hparams=hparams)
     for workers in (0, 1, 4):
         train(spec, tmp_path / str(workers), Execution("cpu", workers))

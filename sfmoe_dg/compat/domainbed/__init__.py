@@ -1,7 +1,7 @@
-"""Both ways with DomainBed's own code, from a checkout of it that the user has.
+"""Work with a checkout of DomainBed, in both directions.
 
-Its algorithms in our commands: ``plugin.py`` (the plug-in, torch-free) and ``upstream_algorithms.py`` (what wraps
-them). Ours in its commands: ``runner.py`` (environment and command line), ``shim/`` (what Python finds first
-under the name ``domainbed``) and ``ours_in_domainbed.py`` (what is added to its modules when they are imported).
-Both stand on ``checkout.py``. Nothing here is imported unless one of the two is asked for.
+DomainBed's algorithms in our commands: ``plugin.py`` (registers them, without torch) and ``upstream_algorithms.py``
+(wraps them). Our algorithms and data sets in DomainBed's commands: ``runner.py`` (environment and command line),
+``shim/`` (the package that Python finds under the name ``domainbed``), ``ours_in_domainbed.py`` (what is added to
+DomainBed's modules when they are imported) and ``adapters.py`` (what is added). ``checkout.py`` serves both.
 """

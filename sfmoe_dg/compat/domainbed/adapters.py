@@ -1,7 +1,7 @@
-"""Our algorithms and data sets as DomainBed's training script expects them.
+"""Our algorithms and data sets in the form that DomainBed's training script expects.
 
-That script calls ``update`` and ``predict`` and nothing else. What our trainer does besides is done here where it can
-be (warm-up, normalisation), and refused in one sentence where it cannot.
+That script calls only ``update`` and ``predict``. Further tasks of our trainer are done here if possible (warm-up,
+normalisation); an algorithm or option that needs the others is refused.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sfmoe_dg.runs.hparams import check_overrides
 
 HPARAMS = "DomainBed's hparams"
 FILES_SIZE = 224
-"""Pictures of this size come from files and are normalised with ImageNet's mean and deviation; smaller ones are not."""
+"""DomainBed normalises images of this size, which come from files, with ImageNet's mean and deviation; others not."""
 
 
 def needs_our_trainer(name: str) -> bool:
@@ -36,7 +36,7 @@ def needs_our_trainer(name: str) -> bool:
 
 @cache
 def adapt(name: str) -> type[Algorithm]:
-    """A class of ours that trains in DomainBed's script, or says at once why it cannot."""
+    """One of our algorithms as a class for DomainBed's script; its constructor refuses what cannot work there."""
     ours: Any = ALGORITHMS.load(name)
 
     class InDomainBed(ours):  # type: ignore[misc]  # chosen by its name
@@ -50,7 +50,7 @@ def adapt(name: str) -> type[Algorithm]:
             self._renormalize = renormalization(self)
 
         def update(self, minibatches: Minibatches, unlabeled: Sequence[Tensor] | None = None) -> dict[str, float]:
-            # The number of steps, which only the refused cosine schedule asks for, is not known here.
+            # The number of steps is unknown here; only the cosine schedule, which is refused, needs it.
             self.schedule(self._updates, 0)
             self._updates += 1
             others = None if unlabeled is None else [self._normalized(x) for x in unlabeled]
@@ -71,7 +71,7 @@ def adapt(name: str) -> type[Algorithm]:
 
 
 def refuse_before(name: str, num_domains: int, hparams: dict[str, Any]) -> None:
-    """What can be known before the network is built.
+    """Refuse what can be refused before the network is built.
 
     Raises:
         UserError: for an algorithm or a hyper-parameter that cannot work in DomainBed's script.
@@ -82,7 +82,7 @@ def refuse_before(name: str, num_domains: int, hparams: dict[str, Any]) -> None:
             f"{name} needs the validation loss at every evaluation, which DomainBed's training script does not tell "
             "algorithms; train it with sfmoe-dg train"
         )
-    # Names, types and ranges are the same for every data set; DomainBed itself takes misspelt names in silence.
+    # Names, types and ranges are the same for every data set. DomainBed itself ignores misspelt names.
     check_overrides(ours.hparam_table("PACS"), hparams, HPARAMS)
     ours.check_hparams(hparams, HPARAMS)
     if hparams["lr_schedule"] != "constant":
@@ -95,10 +95,10 @@ def refuse_before(name: str, num_domains: int, hparams: dict[str, Any]) -> None:
 
 
 def refuse_after(algorithm: Algorithm) -> None:
-    """What only the network can tell.
+    """Refuse what only the network shows.
 
     Raises:
-        UserError: for a network that wants to know more about the domains than DomainBed knows.
+        UserError: for a network that needs to know more about the domains than DomainBed knows.
     """
     if any(getattr(module, "uses_descriptions", False) for module in algorithm.modules()):
         raise UserError(
@@ -108,9 +108,9 @@ def refuse_after(algorithm: Algorithm) -> None:
 
 
 def renormalization(algorithm: Algorithm) -> tuple[Tensor, Tensor] | None:
-    """Scale and shift, [3, 1, 1] each, from pictures normalised as DomainBed does to what the backbone was made for.
+    """Scale and shift, [3, 1, 1] each, from DomainBed's normalisation to the backbone's own.
 
-    None where they are the same, or the pictures are not normalised at all.
+    None if both are the same, or if DomainBed does not normalise these images.
     """
     (mean, std), imagenet = algorithm.normalization, (IMAGENET_MEAN, IMAGENET_STD)
     if algorithm.input_shape[-1] != FILES_SIZE or (mean, std) == imagenet:
@@ -120,7 +120,7 @@ def renormalization(algorithm: Algorithm) -> tuple[Tensor, Tensor] | None:
 
 
 class LabelledImages(Dataset[tuple[Tensor, int]]):
-    """One of our domains as a torch data set: the network's input and the class."""
+    """One of our domains as a torch data set of (input, class)."""
 
     def __init__(self, domain: Domain, transform: ImageTransform) -> None:
         self.domain, self.transform = domain, transform
@@ -148,7 +148,7 @@ def dataset_class(entry: DatasetFacts, base: type) -> type:
             LabelledImages(domain, clean if i in test_envs else augmented) for i, domain in enumerate(dataset)
         ]
         if dataset.in_memory:
-            # Its loaders start this many processes each, for nothing where no image is decoded.
+            # DomainBed's loaders start this many processes each; no image is decoded here, so none is needed.
             self.N_WORKERS = 0
 
     facts = {

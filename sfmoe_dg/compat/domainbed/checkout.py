@@ -1,4 +1,4 @@
-"""A checkout of DomainBed on disk: is it one, what is in it, and its package under the name ``domainbed``."""
+"""Find DomainBed's package in a checkout, list its algorithms, and import it under the name ``domainbed``."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def find_package(checkout: str | Path) -> Path:
 
 
 def open_package(package: Path) -> ModuleType:
-    """The package itself as the module ``domainbed``; its own modules are found in it from then on.
+    """Import the package as the module ``domainbed``, so that its modules can be imported from then on.
 
-    Importing the package costs nothing: the modules that import torch are left alone. ``sys.path`` stays as it is.
+    The modules that need torch are not imported. ``sys.path`` is not changed.
 
     Raises:
         UserError: if ``domainbed`` is already another folder's package.

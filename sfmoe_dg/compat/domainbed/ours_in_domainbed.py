@@ -1,6 +1,6 @@
-"""What is added to DomainBed's modules, once each, right after they are imported.
+"""Add our algorithms and data sets to DomainBed's modules, right after they are imported.
 
-Only names that the checkout lacks: whatever it has of its own stays its own.
+Only names that the checkout lacks are added: its own algorithms and data sets stay as they are.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Add = Callable[[ModuleType], None]
 
 
 def take_over(package: Path) -> None:
-    """Make ``domainbed`` the checkout's package, in which our names will be found."""
+    """Import the checkout's package as ``domainbed``; our names are added to its modules when they are imported."""
     sys.modules.pop(PACKAGE, None)
     open_package(package)
     sys.meta_path.insert(0, AfterImport(additions(new_names(package))))
@@ -36,7 +36,7 @@ def new_names(package: Path) -> tuple[str, ...]:
 
 
 def additions(names: Sequence[str]) -> dict[str, Add]:
-    """What to do with which module."""
+    """What is called with a module of DomainBed once it is imported, by the name of the module."""
     return {
         f"{PACKAGE}.algorithms": lambda module: add_algorithms(module, names),
         f"{PACKAGE}.hparams_registry": lambda module: add_hparams(module, names),
@@ -45,9 +45,9 @@ def additions(names: Sequence[str]) -> dict[str, Add]:
 
 
 def add_algorithms(module: ModuleType, names: Sequence[str]) -> None:
-    """Our classes beside DomainBed's.
+    """Add our classes.
 
-    ``ALGORITHMS`` lists what a sweep trains unless told otherwise; it leaves out those that cannot train there.
+    Those that cannot train there are left out of ``ALGORITHMS``, the list that a sweep trains by default.
     """
     from sfmoe_dg.compat.domainbed.adapters import adapt, needs_our_trainer
 
@@ -58,7 +58,7 @@ def add_algorithms(module: ModuleType, names: Sequence[str]) -> None:
 
 
 def add_hparams(module: ModuleType, names: Sequence[str]) -> None:
-    """Our defaults and draws for our names, DomainBed's for all others."""
+    """Use our defaults and draws for our names, and DomainBed's for all others."""
     theirs_default, theirs_random = module.default_hparams, module.random_hparams
 
     def default_hparams(algorithm: str, dataset: str) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def add_hparams(module: ModuleType, names: Sequence[str]) -> None:
 
 
 def add_datasets(module: ModuleType) -> None:
-    """Our data sets that DomainBed lacks, but for those whose domains only the data can tell."""
+    """Add our data sets that DomainBed lacks, except those whose domains are known only from the data."""
     from sfmoe_dg.compat.domainbed.adapters import dataset_class
 
     for name, entry in CATALOG.registered.items():
@@ -85,7 +85,7 @@ def add_datasets(module: ModuleType) -> None:
 
 
 class AfterImport(MetaPathFinder):
-    """Finds certain modules as Python would, and has something done with each once it has been executed."""
+    """Finds some modules as Python does, and calls a function with each once it has been executed."""
 
     def __init__(self, actions: Mapping[str, Add]) -> None:
         self._actions = actions

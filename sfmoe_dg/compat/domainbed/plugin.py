@@ -15,7 +15,7 @@ WRAPPERS = "sfmoe_dg.compat.domainbed.upstream_algorithms"
 
 
 def register_algorithms(checkout: str) -> None:
-    """Open a checkout and register its algorithms; doing so twice is doing so once.
+    """Open a checkout and register its algorithms. A second call for the same checkout changes nothing.
 
     Raises:
         UserError: if there is no checkout of DomainBed, or another one is already open.

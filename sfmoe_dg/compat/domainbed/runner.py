@@ -1,7 +1,7 @@
-"""How DomainBed's own commands are started so that they, and every process they start, know ours.
+"""Start DomainBed's commands so that they, and the processes they start, know our algorithms and data sets.
 
-``PYTHONPATH`` is inherited, and so reaches the jobs of DomainBed's launchers, which run ``python -m
-domainbed.scripts.train``: that ``python`` must be ours, and the ``domainbed`` that it finds first the shim.
+DomainBed's launchers run ``python -m domainbed.scripts.train``. The environment that is made here, which these
+processes inherit, makes that ``python`` this interpreter and puts the shim first in ``PYTHONPATH``.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ SHIM = Path(__file__).parent / "shim"
 
 
 def command(checkout: str, words: Sequence[str]) -> list[str]:
-    """``domainbed.scripts.train --flags`` as a command line of this interpreter.
+    """A command such as ``domainbed.scripts.train --flags`` as a command line of this interpreter.
 
     Raises:
-        UserError: if that is no module of the checkout, or would be found without the shim.
+        UserError: if it is no module of the checkout, or if Python would find it without the shim.
     """
     package = find_package(checkout)
     scripts = sorted(f"{PACKAGE}.scripts.{path.stem}" for path in (package / "scripts").glob("[!_]*.py"))
@@ -40,13 +40,13 @@ def command(checkout: str, words: Sequence[str]) -> list[str]:
 
 
 def environment(checkout: str, current: Mapping[str, str]) -> dict[str, str]:
-    """The environment of such a command: ``current``, with the shim and this interpreter before all others."""
+    """The environment of such a command: ``current`` with the shim first in PYTHONPATH and this interpreter in PATH."""
     paths = [str(SHIM), *filter(None, [current.get("PYTHONPATH")])]
     return {
         **current,
         CHECKOUT_VARIABLE: str(find_package(checkout)),
         "PYTHONPATH": os.pathsep.join(paths),
-        # The working directory comes before PYTHONPATH otherwise, and it may be the checkout.
+        # Otherwise the working directory, which may be the checkout, comes before PYTHONPATH.
         "PYTHONSAFEPATH": "1",
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), current.get("PATH", os.defpath)]),
     }

@@ -1,4 +1,4 @@
-"""DomainBed's algorithms behind our interface: they do all the work, the wrappers translate.
+"""Wrappers that give DomainBed's algorithms our interface.
 
 ``from sfmoe_dg.compat.domainbed.upstream_algorithms import CORAL`` wraps the CORAL of the checkout that the plug-in
 opened (``sfmoe_dg/compat/domainbed/plugin.py``), whatever its version.
@@ -25,13 +25,13 @@ from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.runs.hparams import Hparam, plain
 
 SCRATCH = {"Fish": ("network_inner", "optimizer_inner"), "EQRM": ("dist.kde",)}
-"""What algorithms make anew in every update but keep between updates."""
+"""Attributes that algorithms keep between updates but compute anew in every update."""
 
 NEEDS = {"Fishr": "backpack-for-pytorch 1.3.0"}
 
 
 class StaysOnCpu(TorchFunctionMode):
-    """Inside, ``.cuda()`` leaves a tensor where it is; some of DomainBed's algorithms call it without asking."""
+    """Inside the block ``.cuda()`` does nothing; some of DomainBed's algorithms call it even without a GPU."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -68,7 +68,7 @@ class UpstreamAlgorithm(Algorithm):
 
     @classmethod
     def hparam_table(cls, dataset: str) -> dict[str, Hparam]:
-        """Upstream's names, defaults and draws for this data set, and nothing else."""
+        """DomainBed's own names, defaults and draws for this data set."""
         registry = import_upstream("hparams_registry")
         defaults = registry.default_hparams(cls.name, dataset)
         drawn = registry.random_hparams(cls.name, dataset, 0)
@@ -98,7 +98,7 @@ class UpstreamAlgorithm(Algorithm):
         return self.upstream.predict(x)
 
     def train(self, mode: bool = True) -> UpstreamAlgorithm:
-        """By upstream's own ``train()`` and ``eval()``: TRM's take no argument."""
+        """Calls DomainBed's ``train()`` or ``eval()`` without arguments, since TRM's take none."""
         self.training = mode
         if mode:
             self.upstream.train()
@@ -116,12 +116,12 @@ class UpstreamAlgorithm(Algorithm):
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         for name, buffer in self.upstream.named_buffers():
             if buffer.numel() == 0 and name in state_dict:
-                # GroupDRO sizes its weights of domains in its first update.
+                # GroupDRO makes its weights of domains in its first update.
                 buffer.resize_(state_dict[name].shape)
         return self.upstream.load_state_dict(state_dict, *args, **kwargs)
 
     def _forget(self) -> None:
-        """Drop what the next update makes again, so that what is saved fits an algorithm without updates."""
+        """Drop what the next update computes anew, so that the saved state fits an algorithm without updates."""
         for name in SCRATCH.get(self.name, ()):
             *path, last = name.split(".")
             owner = reduce(getattr, path, self.upstream)
@@ -147,14 +147,14 @@ def wrap(name: str) -> type[UpstreamAlgorithm]:
         "needs": NEEDS.get(name, ""),
     }
     if name in ALGORITHMS:
-        # The same method: what is true of it does not depend on whose code it is.
+        # Facts about the method hold for both implementations.
         native = ALGORITHMS.load(name)
         namespace |= {fact: getattr(native, fact) for fact in ("paper", "min_domains", "predicts_in_context")}
     return type(f"Upstream{name}", (UpstreamAlgorithm,), namespace)
 
 
 def __getattr__(name: str) -> type[UpstreamAlgorithm]:
-    """Wrappers by the names that the registry knows them by."""
+    """The wrapper class of a registered name."""
     if name.startswith("__"):
         raise AttributeError(name)
     return wrap(name)
@@ -179,7 +179,7 @@ def import_upstream(module: str) -> ModuleType:
 def _what_backpack_imports() -> Iterator[None]:
     """Let backpack 1.3.0, the version that Fishr asks for, be imported beside a newer torch.
 
-    It imports a private name that torch has dropped, for convolutions; Fishr has it differentiate a linear layer.
+    backpack imports a private name for convolutions that torch has dropped; Fishr uses it for a linear layer only.
     """
     module: Any = importlib.import_module("torch.nn.grad")
     if hasattr(module, "_grad_input_padding"):

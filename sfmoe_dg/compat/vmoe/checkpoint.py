@@ -3,8 +3,8 @@
     PREFIX.index                  {version, shard_count, index: tree whose leaves say shape, type, regions and shards}
     PREFIX.data-00000-of-00002    {"<number of the leaf>": [[flat arrays], region] …}; numbers count the sorted leaves
 
-Files are foreign input: every type is named, nothing is executed, sizes are compared with what is on the disk before
-anything of that size is made, and every region must arrive exactly once.
+The files may be damaged or malicious: only named types are read, nothing in them is executed, sizes are compared with
+the size of the file before memory of that size is allocated, and every region must occur exactly once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sfmoe_dg.foundation.errors import UserError
 VERSION = "20220622"
 _CHUNKS = "__msgpack_array_chunk_a87ca2__"
 _NDARRAY, _REGION, _LEAF = 1, 6, 8
-"""The extension types that parameters need, of the nine that the format has."""
+"""The extension types that parameters use; the format has nine."""
 _STORED_AS = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 _MAX_INDEX = 1 << 26
 _MAX_ITEMS = 1 << 16
@@ -36,7 +36,7 @@ Region = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Leaf:
-    """One array of the checkpoint: its name (``Encoder/encoder_norm/scale``), and the shard of each region of it."""
+    """One array of the checkpoint: its name, such as ``Encoder/encoder_norm/scale``, and the shard of every region."""
 
     name: str
     shape: tuple[int, ...]
@@ -69,7 +69,7 @@ class ShardedCheckpoint:
         self._check_sizes()
 
     def pieces(self) -> Iterator[tuple[Leaf, Region, np.ndarray]]:
-        """Every region of every leaf, once, as float32 in the region's shape; one region in memory at a time.
+        """Yield every region of every leaf once, as float32 in the shape of the region; one is in memory at a time.
 
         Raises:
             UserError: if a file is truncated or damaged, or does not hold what the index says.
@@ -214,7 +214,7 @@ class ShardedCheckpoint:
 
 @dataclass(frozen=True)
 class _Fields:
-    """A leaf of the index as it is written, not yet checked."""
+    """A leaf of the index as it was read, not yet checked."""
 
     shape: tuple[Any, ...]
     dtype: str
@@ -223,7 +223,7 @@ class _Fields:
 
 
 def _values(arrays: Any, leaf: Leaf, region: Region) -> np.ndarray:
-    """Flat arrays, one after the other, in the shape of their region."""
+    """Concatenate flat arrays and give them the shape of their region."""
     if not (isinstance(arrays, list) and arrays and all(isinstance(a, tuple) and a[0] == leaf.dtype for a in arrays)):
         raise ValueError(f"{leaf.name} is not made of {leaf.dtype} arrays")
     flat = [values for _, values in arrays]
@@ -232,7 +232,7 @@ def _values(arrays: Any, leaf: Leaf, region: Region) -> np.ndarray:
     if whole.size != prod(shape):
         raise ValueError(f"{leaf.name} has {whole.size} values for the region {region}")
     if leaf.dtype == "bfloat16":
-        # The upper half of a float32, which NumPy has no type for.
+        # bfloat16, for which NumPy has no type, is the upper half of a float32.
         whole = (whole.astype("<u4") << 16).view("<f4")
     return whole.astype(np.float32, copy=False).reshape(shape)
 
@@ -276,7 +276,7 @@ def _few(names: list[str]) -> str:
 
 
 def _unreadable(msgpack: Any) -> tuple[type[BaseException], ...]:
-    """What msgpack, and unpacking what is not there, raise on foreign bytes."""
+    """Exceptions that reading a file of another format can raise."""
     return (ValueError, TypeError, AttributeError, OverflowError, RecursionError, msgpack.exceptions.UnpackException)
 
 

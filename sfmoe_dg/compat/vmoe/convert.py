@@ -1,4 +1,4 @@
-"""From a released V-MoE checkpoint to a safetensors file with this suite's names, and from that file to a model.
+"""Convert a released V-MoE checkpoint to a safetensors file with this suite's names, and load that file as a model.
 
 Legend: D width, H heads, F hidden width, E experts, p patch size.
 """
@@ -22,16 +22,16 @@ from sfmoe_dg.models.architectures.v_moe import SIZES, VMoEViT, cfg_for
 from sfmoe_dg.models.weights.pretrained import load_pretrained
 
 METADATA = "sfmoe_dg.v_moe"
-"""The key of a converted file's metadata under which :class:`VMoEViT`'s arguments are, as JSON."""
+"""The metadata of a converted file holds :class:`VMoEViT`'s arguments under this key, as JSON."""
 
 View = Callable[[np.ndarray], np.ndarray]
 
 
 def convert(prefix: str | os.PathLike[str], out: str | os.PathLike[str]) -> dict[str, Any]:
-    """Write the checkpoint's arrays, float32, under the names of :class:`VMoEViT` into ``out``, whole or not at all.
+    """Write the checkpoint's arrays atomically into ``out``, as float32 under the names of :class:`VMoEViT`.
 
     Returns:
-        the arguments of the :class:`VMoEViT` that the arrays fit, read from their shapes; also in the file's metadata.
+        the arguments of the :class:`VMoEViT` that the arrays fit; the file's metadata has them too.
 
     Raises:
         UserError: if the checkpoint is incomplete, damaged, or not a V-MoE, or ``out`` does not end in .safetensors.
@@ -58,10 +58,10 @@ def convert(prefix: str | os.PathLike[str], out: str | os.PathLike[str]) -> dict
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The arguments of :class:`VMoEViT` that a converted file carries.
+    """The arguments of :class:`VMoEViT` in the metadata of a converted file.
 
     Raises:
-        UserError: if it is no converted file.
+        UserError: if the file was not written by :func:`convert`.
     """
     from safetensors import safe_open
 
@@ -77,7 +77,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def load_converted(path: str | os.PathLike[str], **changes: Any) -> VMoEViT:
-    """The model that a converted file holds, with its weights; in training mode, as every new model.
+    """The model of a converted file, with its weights, in training mode.
 
     Args:
         changes: arguments of :class:`VMoEViT` to change, such as ``img_size`` (positions are resized), ``num_classes``
@@ -94,7 +94,7 @@ def load_converted(path: str | os.PathLike[str], **changes: Any) -> VMoEViT:
 
 
 def registered_name(config: Mapping[str, Any]) -> str | None:
-    """The registered model of the same sizes, whatever its experts, classes and resolution; None if there is none."""
+    """The registered model of the same sizes, if there is one. Experts, classes and resolution may differ."""
     for name, sizes in SIZES.items():
         if "embed_layer" not in sizes and {"mlp_ratio": 4.0, **sizes}.items() <= dict(config).items():
             return name
@@ -105,7 +105,7 @@ def registered_name(config: Mapping[str, Any]) -> str | None:
 
 
 def _config(leaves: Mapping[str, Leaf], path: Path) -> dict[str, Any]:
-    """VMoEViT's arguments from the shapes that determine them; everything else is compared afterwards."""
+    """VMoEViT's arguments, found from some of the shapes; :func:`_check` compares all of them."""
     depth = sum(1 for name in leaves if name.endswith("/LayerNorm_0/scale"))
     try:
         p, _, channels, dim = leaves["embedding/kernel"].shape
@@ -130,7 +130,7 @@ def _config(leaves: Mapping[str, Leaf], path: Path) -> dict[str, Any]:
         "embed_dim": dim,
         "depth": depth,
         "num_heads": heads,
-        # timm cuts width times ratio off; a quotient that is rounded down must not lose a unit.
+        # timm truncates width · ratio to an integer, so a quotient that was rounded down would lose one unit.
         "mlp_ratio": ratio if int(dim * ratio) == hidden else math.nextafter(ratio, math.inf),
         "num_classes": classes,
         "pre_logits": "pre_logits/kernel" in leaves,
@@ -141,7 +141,7 @@ def _config(leaves: Mapping[str, Leaf], path: Path) -> dict[str, Any]:
 
 
 def _names(config: Mapping[str, Any]) -> dict[str, tuple[str, View]]:
-    """Leaf → key of the state dict, and the view of that tensor that has the leaf's axes."""
+    """For every leaf the key of the state dict, and a function that views that tensor with the leaf's axes."""
     names: dict[str, tuple[str, View]] = {
         "embedding/kernel": ("patch_embed.proj.weight", lambda w: w.transpose(2, 3, 1, 0)),
         "embedding/bias": ("patch_embed.proj.bias", _same),
@@ -173,7 +173,7 @@ def _names(config: Mapping[str, Any]) -> dict[str, tuple[str, View]]:
 
 
 def _attention(leaf: str, key: str, dim: int, heads: int) -> dict[str, tuple[str, View]]:
-    """Their query, key and value [D, H, D/H] are the three parts of one [3D, D]; out is [H, D/H, D]."""
+    """Query, key and value, [D, H, D/H] each, are three parts of one [3D, D] here; their out is [H, D/H, D]."""
     names: dict[str, tuple[str, View]] = {
         f"{leaf}/out/kernel": (f"{key}.proj.weight", lambda w: w.reshape(dim, heads, -1).transpose(1, 2, 0)),
         f"{leaf}/out/bias": (f"{key}.proj.bias", _same),
@@ -227,7 +227,7 @@ def _check(
 
 
 def _write_header(file: Any, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> int:
-    """The header of the safetensors format for float32 tensors one after the other; the offset of the first."""
+    """Write the header of a safetensors file of consecutive float32 tensors; return the offset of the first."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     start = 0
     for key, shape in shapes.items():
@@ -242,7 +242,7 @@ def _write_header(file: Any, shapes: Mapping[str, tuple[int, ...]], metadata: Ma
 
 
 def _reserve(file: Any, size: int) -> None:
-    """Claim the disk space now: writing through a memory map onto a full disk would kill the process."""
+    """Allocate the disk space now: writing to a full disk through a memory map would kill the process."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, size)
     else:

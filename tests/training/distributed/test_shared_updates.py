@@ -8,6 +8,7 @@ import pytest
 import torch
 from processes import on_processes
 from runs import Case, alone, assert_same, build, train_all
+from tiny_twins import PRESETS
 
 from sfmoe_dg.algorithms.base import PARALLEL_MODES
 from sfmoe_dg.algorithms.erm import ERM
@@ -15,7 +16,6 @@ from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
 from sfmoe_dg.algorithms.shared.precision import Precision
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.foundation.processes import World
-from sfmoe_dg.models.architectures.registry import presets
 from sfmoe_dg.training.sharing.shared_updates import share_updates
 
 SF_MOE = {"backbone": "sf_moe_tiny_32"}
@@ -52,8 +52,8 @@ def test_ten_steps_are_those_of_one_process(size: int, mode: str):
     compare(size, [Case("ERM", mode, SF_MOE), Case("CORAL", mode, V_MOE), Case("ERM", mode, SF_MOE | masks)], 1e-5)
 
 
-OBJECTIVES = sorted(n for n in ALGORITHMS if n not in presets() and ALGORITHMS.load(n).parallel_modes)
-"""Every algorithm that says it can be shared; presets are ERM."""
+OBJECTIVES = sorted(n for n in ALGORITHMS if n not in PRESETS and ALGORITHMS.load(n).parallel_modes)
+"""Every algorithm that says it can be shared; the architectures are ERM."""
 ONSETS = (
     "irm_penalty_anneal_iters",
     "vrex_penalty_anneal_iters",

@@ -1,6 +1,6 @@
-"""What Python finds under the name ``domainbed`` in commands that ``sfmoe-dg domainbed`` starts.
+"""The package that Python finds under the name ``domainbed`` in commands that ``sfmoe-dg domainbed`` starts.
 
-It puts the checkout's package in its own place and has our algorithms and data sets added to it.
+It replaces itself by the checkout's package, to which our algorithms and data sets are added.
 """
 
 import os
