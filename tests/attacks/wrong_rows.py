@@ -341,7 +341,7 @@ MODELS = [
     row(SOUP, "runs does not exist", "give the folder that holds"),
     row(f"{SOUP} --test_env 2", "test_envs [2]", "see sfmoe-dg status", CNN),
     row(f"{SOUP} --soup thick", "--soup is 'thick'", "allowed: restricted, uniform", CNN),
-    row(SOUP, "runs/x has no done", "it is left out", CNN, without("runs/x/done")),
+    row(SOUP, "runs/x is not finished", "it is left out", CNN, without("runs/x/done")),
     row(
         f"{SOUP} --soup uniform",
         "differ in shape",
