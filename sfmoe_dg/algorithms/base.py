@@ -97,8 +97,6 @@ class Algorithm(HostBuffers):
         num_domains: number of **training** domains.
         hparams: a value for every name of :meth:`hparam_table`.
 
-    The constructor builds the optimiser; the module may be moved to a device afterwards.
-
     Examples:
         >>> import torch
         >>> from sfmoe_dg import ALGORITHMS, Algorithm, default_hparams

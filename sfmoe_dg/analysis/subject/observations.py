@@ -180,7 +180,14 @@ def observe(
     recorder = RoutingRecorder(opened.algorithm, len(selection))
     with routing_trace(opened.algorithm, recorder, layers=None if layers is None else list(layers)):
         predicted = predict_all(opened, selection, recorder, batch_size=batch_size, num_workers=num_workers)
-    grid, prefix = _geometry(opened.algorithm, recorder.layers)
+    return _observations(opened, selection, predicted, recorder.layers)
+
+
+def _observations(
+    opened: OpenedRun, selection: ImageSelection, predicted: np.ndarray, layers: dict[str, LayerRouting]
+) -> Observations:
+    """The routing with what the data set knows of the images."""
+    grid, prefix = _geometry(opened.algorithm, layers)
     targets = [domain.targets for domain in opened.dataset]
     pairs = zip(selection.domain.tolist(), selection.index.tolist(), strict=True)
     return Observations(
@@ -195,7 +202,7 @@ def observe(
         identity=identities_of(opened.dataset, selection.domain, selection.index),
         grid=grid,
         prefix=prefix,
-        layers=recorder.layers,
+        layers=layers,
         annotations=annotate(opened.dataset, opened.spec.data_dir, selection.domain, selection.index),
     )
 
