@@ -14,7 +14,7 @@ from sfmoe_dg.algorithms.objectives.coral import CORAL, moment_distance
 from sfmoe_dg.algorithms.registry import ALGORITHMS
 from sfmoe_dg.foundation.errors import UserError
 
-BACKBONES = ["mnist_cnn", "test_resnet", "vit_tiny_32", "sf_moe_tiny_32", "g_moe_tiny_32", "wide_net_tiny_32"]
+BACKBONES = ["mnist_cnn", "test_resnet", *TINY_TWINS]
 REFUSALS = {("MixStyle", backbone): "convolutional feature maps" for backbone in TINY_TWINS}
 """Algorithm and backbone that do not go together, and what the refusal says."""
 
