@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from installed import command, install
 
+from sfmoe_dg.cli.main import main
+
 BLOCK = re.compile(r"^```\w+ title=\"(?P<name>[\w.]+)\"\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 CONSOLE = re.compile(r"^```console\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -58,12 +60,12 @@ def test_a_file_and_a_line_for_everything_that_the_table_names(page, folder):
         assert path.read_text().endswith(line + "\n")
 
 
-def test_what_the_page_says_works(page, folder):
+def test_what_the_page_says_works(page, folder, monkeypatch, capfd):
+    monkeypatch.chdir(folder)
     found = sections(page)
     for title in ("An objective", "A backbone", "A mixture of experts", "A data set", "A launcher", "An analysis"):
         for words in commands(found[title]):
-            result = command(*words, cwd=folder)
-            assert result.returncode == 0, f"{title}: {result.stderr}"
+            assert main(words) == 0, f"{title}: {capfd.readouterr().err}"
     results = folder / "results"
     assert last_record(results / "objective")["decay"] > 0
     assert last_record(results / "backbone")["hparams"]["backbone"] == "tiny_grid"
