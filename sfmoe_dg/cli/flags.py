@@ -45,7 +45,10 @@ def _number_or_text(text: str) -> int | str:
 
 def from_flags(cls: type[T], args: argparse.Namespace, **others: Any) -> T:
     """A dataclass from the flags of its declared values; ``others`` are its other fields."""
-    return cls(**{name: from_flag(value, getattr(args, name)) for name, value in values_of(cls).items()}, **others)
+    given = {
+        name: from_flag(value, getattr(args, name)) for name, value in values_of(cls).items() if name not in others
+    }
+    return cls(**given, **others)
 
 
 def from_flag(value: Value, given: Any) -> Any:

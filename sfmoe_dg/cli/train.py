@@ -6,7 +6,6 @@ import argparse
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,15 +81,13 @@ def _train(args: argparse.Namespace, signals: StopSignals) -> int:
     from sfmoe_dg.training.loop import train
 
     world, say, spec = launched(), _speaker(), run_from_flags(args)
-    execution = from_flags(Execution, args, world=world)
-    execution = replace(execution, cache_dir=cache_folder(args.cache_dir))
     if args.parallel != "ddp" and not by_torchrun():
         raise UserError(f"--parallel {args.parallel} is how processes share a run, and this is one; use torchrun")
     with together(world, args.device) as device, _reporter(args, world, signals.defer) as reporter:
+        execution = from_flags(Execution, args, world=world, device=device, cache_dir=cache_folder(args.cache_dir))
         # Whoever has set one of the C library's own variables has decided otherwise.
         if pick_device(device).type == "cpu" and not any(name.startswith("MALLOC_") for name in os.environ):
             keep_freed_memory()
-        execution = replace(execution, device=device)
         if args.images == "cached":
             say(f"images from the cache {execution.cache_dir}; those missing there are decoded first")
         if args.dry_run:
