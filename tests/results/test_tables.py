@@ -279,9 +279,9 @@ def test_top_hparams_lists_settings_best_first(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "answer"),
     [
-        (("VLCS", "ERM", 0), "--dataset VLCS is not in the records; they hold: DomainNet, PACS"),
-        (("PACS", "IRM", 0), "--algorithm IRM is not in the records of PACS; they hold: CORAL, ERM"),
-        (("PACS", "ERM", 3), "--test_env 3 is not in the records of PACS and ERM; they hold: 0, 1"),
+        (("VLCS", "ERM", 0), "dataset VLCS is not in the records; they hold: DomainNet, PACS"),
+        (("PACS", "IRM", 0), "algorithm IRM is not in the records of PACS; they hold: CORAL, ERM"),
+        (("PACS", "ERM", 3), "test_env 3 is not in the records of PACS and ERM; they hold: 0, 1"),
     ],
 )
 def test_top_hparams_of_what_is_not_there_lists_what_is(tmp_path, asked, answer):
