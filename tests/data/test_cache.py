@@ -209,7 +209,7 @@ def test_bad_images(tree: Path, tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(tree: Path, tmp_path: Path, monkeypatch) -> None:
     dataset = open_tree(tree)
     (tmp_path / "file").write_text("")
-    sentence = "the image cache {} cannot be written ({}); make room there, choose another folder with --cache_dir, or"
+    sentence = "the image cache {} cannot be written ({}); make room there, choose another cache_dir, or"
     with pytest.raises(UserError, match=re.escape(sentence.format(tmp_path / "file/cache", "Not a directory"))):
         cached(dataset, tmp_path / "file/cache")
 

@@ -90,7 +90,7 @@ def remove(path: Path) -> None:
     [
         (
             lambda root: remove(root / "PACS"),
-            r"PACS is looked for in .*PACS, which is not a folder; --data_dir must be",
+            r"PACS is looked for in .*PACS, which is not a folder; data_dir must be",
         ),
         (
             lambda root: remove(root / "PACS/photo"),

@@ -209,7 +209,7 @@ def test_a_bad_image_arrives_as_one_sentence(tmp_path: Path, num_workers: int) -
         list(loader.batches())
     assert str(raised.value) == (
         f"image {root}/b/dog/2.png does not decode (not an image); replace it, or leave such images out with "
-        "--on_bad_image skip"
+        "on_bad_image skip"
     )
     loader.close()
 

@@ -17,6 +17,7 @@ ALLOWED = {
     "foundation/arguments.py": {"--help"},  # what every parser offers
     "data/builders/script.py": {"--out", "--archive", "--sha256", "--keep_archive", "--verify"},
     "data/builders/recipe.py": {"--archive", "--verify", "--sha256"},  # the command line of the scripts in datasets/
+    "compat/domainbed/adapters.py": {"--hparams"},  # DomainBed's own
     # The options of other programs: Slurm's, pip's, nvidia-smi's, a container's.
     "foundation/slurm.py": {"--noheader", "--format"},
     "sweeps/launch/slurm/jobs.py": {"--noheader", "--array", "--format", "--name", "--parsable2"},

@@ -186,7 +186,7 @@ def test_unlabeled_splits_are_evaluated_and_numbered_as_upstream_does(tmp_path):
         ({"test_envs": (0, 1, 2)}, "train"),
         ({"test_envs": (1, 1)}, "1"),
         ({"options": Options(split="identity")}, "identity"),
-        ({"dataset": "PACS"}, "needs --data_dir"),
+        ({"dataset": "PACS"}, "needs data_dir"),
         ({"dataset": "PACS", "data_dir": "/nowhere"}, "/nowhere"),
     ],
 )

@@ -24,7 +24,7 @@ from sfmoe_dg.data.domains import Domain, InMemoryDomain
 from sfmoe_dg.foundation.errors import UserError
 from sfmoe_dg.runs.hparams import check_overrides
 
-HPARAMS = "DomainBed's hparams"
+HPARAMS = "DomainBed's --hparams"
 FILES_SIZE = 224
 """DomainBed normalises images of this size, which come from files, with ImageNet's mean and deviation; others not."""
 

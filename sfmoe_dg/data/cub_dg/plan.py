@@ -266,7 +266,7 @@ def _weight_file(name: str, weights: Path | None) -> Path:
     what = f"{len(found)} files for style {name} ({', '.join(p.name for p in found)})" if found else f"no {name}.pth"
     there = ", ".join(path.name for path in files) or "no weights at all"
     hint = "" if found else f", only {there}"
-    raise UserError(f"{weights} holds {what}{hint}; name the file in styles: {name}=FILE", "styles")
+    raise UserError(f"{weights} holds {what}{hint}; name the file with styles {name}=FILE", "styles")
 
 
 def _sources(birds: Birds, short_side: int | None, allow_missing: bool) -> tuple[SourcePhoto, ...]:
