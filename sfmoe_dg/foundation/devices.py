@@ -21,5 +21,7 @@ def pick_device(name: str) -> torch.device:
             raise NotImplementedError
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise UserError(f"--device {name} is not available here; allowed: auto, cpu, cuda, cuda:N, mps") from None
+        raise UserError(
+            f"device {name} is not available here; allowed: auto, cpu, cuda, cuda:N, mps", "device"
+        ) from None
     return device

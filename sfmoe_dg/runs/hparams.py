@@ -215,7 +215,7 @@ def random_values(table: HparamTable, seed: int) -> dict[str, Any]:
     return {name: hparam.drawn(seed, name) for name, hparam in table.items()}
 
 
-def parse_overrides(text: str | None, where: str = "--hparams") -> dict[str, Any]:
+def parse_overrides(text: str | None, where: str = "hparams") -> dict[str, Any]:
     """Hyper-parameters written as a JSON object; none for None.
 
     Raises:
@@ -282,7 +282,7 @@ def resolve(
     overrides: Mapping[str, Any],
     *,
     per_trial: bool = True,
-    where: str = "--hparams",
+    where: str = "hparams",
 ) -> dict[str, Any]:
     """The hyper-parameters of one run, resolved as DomainBed's training script does.
 

@@ -122,14 +122,17 @@ def resolve_hparams(spec: RunSpec, algorithm_class: type[Algorithm]) -> dict[str
     Raises:
         UserError: on an override that does not fit.
     """
-    hparams = resolve(
-        algorithm_class.hparam_table(spec.dataset),
-        spec.hparams_seed,
-        spec.trial_seed,
-        parse_overrides(spec.hparams),
-        per_trial=spec.options.hparams_per_trial,
-    )
-    algorithm_class.check_hparams(hparams, "--hparams")
+    try:
+        hparams = resolve(
+            algorithm_class.hparam_table(spec.dataset),
+            spec.hparams_seed,
+            spec.trial_seed,
+            parse_overrides(spec.hparams),
+            per_trial=spec.options.hparams_per_trial,
+        )
+        algorithm_class.check_hparams(hparams, "hparams")
+    except UserError as error:
+        raise UserError(str(error), *error.fields, "hparams") from None  # all of them are about this field
     return hparams
 
 

@@ -94,15 +94,15 @@ def test_layer_decay_needs_layers_with_an_order():
 )
 def test_layer_decay_is_refused_where_an_optimiser_of_its_own_would_not_have_it(name, overrides):
     algorithm, hparams = ALGORITHMS.load(name), default_hparams(name, "StyledDigits") | overrides
-    algorithm.check_hparams(hparams, "--hparams")
-    with pytest.raises(UserError, match=f"'layer_decay' in --hparams is 0.5, but {name}"):
-        algorithm.check_hparams(hparams | {"layer_decay": 0.5}, "--hparams")
+    algorithm.check_hparams(hparams, "hparams")
+    with pytest.raises(UserError, match=f"'layer_decay' in hparams is 0.5, but {name}"):
+        algorithm.check_hparams(hparams | {"layer_decay": 0.5}, "hparams")
 
 
 @pytest.mark.parametrize("name", ["Transfer", "ERMPlusPlus"])
 def test_layer_decay_works_where_the_optimiser_is_the_common_one(name):
     hparams = default_hparams(name, "StyledDigits") | {"layer_decay": 0.5}
-    ALGORITHMS.load(name).check_hparams(hparams, "--hparams")
+    ALGORITHMS.load(name).check_hparams(hparams, "hparams")
     model = ALGORITHMS.load(name)((3, 32, 32), 10, 2, hparams)
     assert len(model.optimizer.param_groups) > 1
 
@@ -110,7 +110,7 @@ def test_layer_decay_works_where_the_optimiser_is_the_common_one(name):
 @pytest.mark.parametrize(("name", "value"), [("warmup_steps", -1), ("grad_clip", -0.5), ("layer_decay", 0.0)])
 def test_values_that_cannot_be(name, value):
     with pytest.raises(UserError, match=name):
-        check_overrides(hparam_table("ERM", "StyledDigits"), {name: value}, "--hparams")
+        check_overrides(hparam_table("ERM", "StyledDigits"), {name: value}, "hparams")
 
 
 def trained(optimizer, weight, steps):

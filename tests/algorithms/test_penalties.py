@@ -181,7 +181,7 @@ NEED_TWO_IMAGES = ("CORAL", "IRM", "IB_ERM", "IB_IRM", "RDM", "SelfReg")
 def test_minibatches_of_one_image_are_refused(name):
     hparams = default_hparams(name, "PACS") | {"batch_size": 1}
     with pytest.raises(UserError, match=r"batch_size.*at least 2"):
-        ALGORITHMS.load(name).check_hparams(hparams, "--hparams")
+        ALGORITHMS.load(name).check_hparams(hparams, "hparams")
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_minibatches_of_one_image_are_refused(name):
 )
 def test_values_that_cannot_work_are_refused(name, overrides, named):
     with pytest.raises(UserError, match=named):
-        check_overrides(hparam_table(name, "PACS"), overrides, "--hparams")
+        check_overrides(hparam_table(name, "PACS"), overrides, "hparams")
 
 
 def test_trm_refuses_a_nonlinear_classifier():

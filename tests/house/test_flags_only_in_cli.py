@@ -24,10 +24,6 @@ ALLOWED = {
     "sweeps/launch/slurm/submit.py": {"--cpus-per-task"},
     "doctor/services.py": {"--version", "--noheader", "--format"},
     "doctor/machine.py": {"--query-gpu", "--format", "--upgrade"},
-    # Not yet: these modules are rewritten elsewhere.
-    "runs/hparams.py": {"--hparams"},
-    "training/prepare.py": {"--hparams", "--images", "--cache_dir", "--device"},
-    "algorithms/objectives/dann.py": {"--task"},
 }
 """What may stand outside of ``cli``, by file; an entry that is not needed fails."""
 

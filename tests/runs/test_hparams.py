@@ -98,7 +98,7 @@ def test_values_inside_a_range_are_accepted_and_values_outside_refused_in_one_se
         return
     with pytest.raises(UserError) as refusal:
         resolve(hparam_table(algorithm, "PACS"), 0, 0, {name: value})
-    assert str(refusal.value) == f"hyper-parameter {name!r} in --hparams is {value!r}; it must be {hparam.allowed}"
+    assert str(refusal.value) == f"hyper-parameter {name!r} in hparams is {value!r}; it must be {hparam.allowed}"
     bounds = [bound for bound in (hparam.low, hparam.high, hparam.above, hparam.below) if math.isfinite(bound)]
     assert all(f" {bound}" in hparam.allowed for bound in bounds)
 
@@ -106,7 +106,7 @@ def test_values_inside_a_range_are_accepted_and_values_outside_refused_in_one_se
 @pytest.mark.parametrize("algorithm", list(ALGORITHMS))
 def test_every_algorithm_refuses_what_no_training_can_use(algorithm):
     for name, value in {"lr": 0, "batch_size": 0, "weight_decay": -1e-9, "drop_path": 1.5, "num_experts": 0}.items():
-        with pytest.raises(UserError, match=f"hyper-parameter '{name}' in --hparams is"):
+        with pytest.raises(UserError, match=f"hyper-parameter '{name}' in hparams is"):
             resolve(hparam_table(algorithm, "PACS"), 0, 0, {name: value})
 
 
@@ -150,10 +150,10 @@ def test_seed_zero_means_defaults_and_trials_draw_anew_unless_told_otherwise():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"lrr": 1.0}, "unknown hyper-parameter 'lrr' in --hparams: did you mean lr"),
-        ({"lr": "fast"}, "'lr' in --hparams is 'fast'; it must be a finite number above 0"),
+        ({"lrr": 1.0}, "unknown hyper-parameter 'lrr' in hparams: did you mean lr"),
+        ({"lr": "fast"}, "'lr' in hparams is 'fast'; it must be a finite number above 0"),
         ({"lr": float("nan")}, "must be a finite number"),
-        ({"lr": 0}, "'lr' in --hparams is 0; it must be a finite number above 0"),
+        ({"lr": 0}, "'lr' in hparams is 0; it must be a finite number above 0"),
         ({"lr": True}, "must be a finite number"),
         ({"batch_size": 3.5}, "must be a whole number"),
         ({"batch_size": None}, "must be a whole number"),
@@ -175,7 +175,7 @@ def test_an_integer_may_stand_for_a_number():
 
 @pytest.mark.parametrize("text", ["{lr: 1}", "[1]", "3", "{'lr': 1}"])
 def test_bad_json(text):
-    with pytest.raises(UserError, match=r"--hparams (is not valid JSON|must be a JSON object)"):
+    with pytest.raises(UserError, match=r"hparams (is not valid JSON|must be a JSON object)"):
         parse_overrides(text)
 
 

@@ -199,7 +199,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path, changes, message
 
 def test_a_device_that_is_not_there():
     assert pick_device("cpu").type == "cpu"
-    with pytest.raises(UserError, match="--device quantum is not available here"):
+    with pytest.raises(UserError, match="device quantum is not available here"):
         pick_device("quantum")
 
 

@@ -109,7 +109,9 @@ class DANN(ERM):
     def _as_minibatch(unlabeled: Sequence[Tensor] | None) -> tuple[Tensor, Tensor]:
         """The unlabeled images of all target domains, with placeholder labels that are not used."""
         if not unlabeled:
-            raise UserError("hyper-parameter 'adapt' needs unlabeled images: use it with --task domain_adaptation")
+            raise UserError(
+                "hyper-parameter 'adapt' needs unlabeled images: use it with task domain_adaptation", "task"
+            )
         x = torch.cat(list(unlabeled))
         return x, torch.zeros(len(x), dtype=torch.int64, device=x.device)
 
