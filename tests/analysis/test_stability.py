@@ -119,7 +119,7 @@ def test_disjoint_objects_agree_only_in_what_is_general():
     same = digits(3, (2, 2), objects=200)
     found = domain_stability(same, LAYER, permutations=99, disjoint=True)
     assert found.pairs.loc[0, "rho"] > 0.5
-    with pytest.raises(UserError, match="which object they show"):
+    with pytest.raises(UserError, match="has no identities"):
         domain_stability(replace(same, identity=np.full(len(same), -1)), LAYER, disjoint=True)
 
 
