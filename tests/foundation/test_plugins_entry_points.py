@@ -25,7 +25,7 @@ from sfmoe_dg.sweeps.launch.settings import LaunchSettings
 from sfmoe_dg.sweeps.plan import load_plans, plan, save_plan
 from sfmoe_dg.sweeps.study import make_spec
 
-EXAMPLE = Path(__file__).parents[1] / "example_plugin"
+EXAMPLE = Path(__file__).parent / "example_plugin"
 STUDY = """
 datasets = ["Shades"]
 algorithms = ["HalfERM"]
