@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from sfmoe_dg.cli.main import main
-from sfmoe_dg.doctor import findings as doctor
+from sfmoe_dg.doctor import examination
 from sfmoe_dg.doctor.examination import examine
 from sfmoe_dg.doctor.findings import Finding, Probe, ok, problem, warning
 
@@ -48,7 +48,7 @@ def test_only_a_problem_is_an_exit_code(worst, code, monkeypatch, capsys):
         asked.update(data_dir=data_dir, output_dir=output_dir)
         return [Probe("x", lambda: iter([ok("x", "fine"), worst("y", "so so")]))]
 
-    monkeypatch.setattr(doctor, "probes", probes)
+    monkeypatch.setattr(examination, "probes", probes)
     assert main(["doctor", "--data_dir", "D"]) == code
     printed = capsys.readouterr().out
     assert printed.splitlines()[0].split() == ["ok", "x", "fine"]
