@@ -22,6 +22,7 @@ NEED_TORCH = {
     "sfmoe_dg.cli.stop_signals": "tells a training loop to stop",
     "sfmoe_dg.foundation.host_counters": "counts in tensors",
     "sfmoe_dg.foundation.processes": "exchanges tensors",
+    "sfmoe_dg.foundation.devices": "asks torch for its devices",
     "sfmoe_dg.foundation.torch_files": "reads and writes files of torch",
 }
 """Modules of those rooms that import torch, and what for."""

@@ -90,7 +90,7 @@ def walk(folder: Path) -> list[str]:
 def test_the_way_of_the_specification_does_not_double_back(tmp_path: Path) -> None:
     stops = walk(tmp_path / "run")
     shown = " → ".join(stops)
-    assert stops[0] == "training/loop.py", shown
+    assert stops[0] == "runs/execution.py", shown
     assert "data/splits.py" in stops, shown
     assert len(stops) <= 36, shown
     assert len(stops) - len(set(stops)) <= 12, shown
