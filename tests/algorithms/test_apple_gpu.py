@@ -17,7 +17,7 @@ from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
 from sfmoe_dg.algorithms.shared import gradient_masks
 from sfmoe_dg.training.evaluate import is_correct
 
-CLASSES, DOMAINS, BATCH = 5, 3, 4
+CLASSES, DOMAINS, BATCH = 5, 3, 2
 
 
 class Wide(TorchDispatchMode):

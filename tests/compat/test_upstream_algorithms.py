@@ -179,6 +179,7 @@ def test_one_run_is_trained_saved_and_loaded(checkout, tmp_path, capsys):
     assert torch.equal(algorithm.upstream.network[1].weight, saved["network.1.weight"])
 
 
+@pytest.mark.slow
 def test_a_study_is_planned_run_and_tabulated(checkout, tmp_path, capfd):
     (tmp_path / "study.toml").write_text(STUDY.format(checkout=checkout))
     out = tmp_path / "out"

@@ -75,8 +75,7 @@ def test_no_bird_on_both_sides(miniature: Path, test_env: int, trial_seed: int) 
     assert len(trained & tested) == 6  # every bird, in another style
 
 
-@pytest.mark.parametrize("algorithm", ["ERM", "SFMoE"])
-@pytest.mark.parametrize("split", ["random", "identity"])
+@pytest.mark.parametrize(("algorithm", "split"), [("ERM", "random"), ("SFMoE", "identity")])
 def test_training(miniature: Path, tmp_path: Path, algorithm: str, split: str) -> None:
     backbone = "sf_moe_tiny_32" if algorithm == "SFMoE" else "vit_tiny_32"
     spec = RunSpec(

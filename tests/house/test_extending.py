@@ -60,6 +60,7 @@ def test_a_file_and_a_line_for_everything_that_the_table_names(page, folder):
         assert path.read_text().endswith(line + "\n")
 
 
+@pytest.mark.slow
 def test_what_the_page_says_works(page, folder, monkeypatch, capfd):
     monkeypatch.chdir(folder)
     found = sections(page)
@@ -77,6 +78,7 @@ def test_what_the_page_says_works(page, folder, monkeypatch, capfd):
     assert len(drawn) == 1 + 4
 
 
+@pytest.mark.slow
 def test_the_files_as_a_package(page, folder, tmp_path):
     install(folder, tmp_path / "site")
     listed, trained = commands(sections(page)["As a package"])

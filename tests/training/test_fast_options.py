@@ -17,12 +17,13 @@ from sfmoe_dg.training.pending_values import PendingValues
 from sfmoe_dg.training.prepare import Execution, prepare
 
 CPU = Execution(device="cpu", num_workers=0)
+SMALL = {"batch_size": 4, "backbone": "test_resnet", "pretrained": False}
 TWO_BLOCKS = {"batch_size": 4, "backbone": "vit_tiny_32"}
 
 
 def spec_of(algorithm="ERM", hparams=None, **changes):
     values = {"dataset": "Debug28", "algorithm": algorithm, "steps": 5, "checkpoint_freq": 2}
-    return RunSpec(**values | {"hparams": json.dumps({"batch_size": 4} | (hparams or {}))} | changes)
+    return RunSpec(**values | {"hparams": json.dumps(SMALL | (hparams or {}))} | changes)
 
 
 def records(folder):
@@ -142,7 +143,9 @@ def without_inductor(monkeypatch):
 
 @pytest.mark.usefixtures("without_inductor")
 class TestCompile:
-    @pytest.mark.parametrize("algorithm", ["ERM", "MLDG", "SWAD", "Fishr"])
+    @pytest.mark.parametrize(
+        "algorithm", ["ERM", *(pytest.param(name, marks=pytest.mark.slow) for name in ("MLDG", "SWAD", "Fishr"))]
+    )
     def test_the_same_run_with_the_same_names(self, tmp_path, algorithm):
         plain = spec_of(algorithm, TWO_BLOCKS, steps=3)
         compiled = spec_of(algorithm, TWO_BLOCKS, steps=3, options=Options(compile="default"))
@@ -156,6 +159,7 @@ class TestCompile:
         models = [model_file.load_model(tmp_path / name) for name in ("plain", "compiled")]
         assert list(models[0].state_dict()) == list(models[1].state_dict())
 
+    @pytest.mark.slow
     def test_an_interrupted_run_goes_on(self, tmp_path):
         spec = spec_of("SFMoE", {"backbone": "sf_moe_tiny_32"}, options=Options(compile="default"))
         with pytest.raises(Stopped):

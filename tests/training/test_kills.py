@@ -23,7 +23,7 @@ from sfmoe_dg.runs.folder import CHECKPOINT
 from sfmoe_dg.runs.lease import current_lease
 from sfmoe_dg.training.checkpoint import Random
 
-ROUNDS = int(os.environ.get("SFMOE_DG_KILL_ROUNDS", "1"))
+ROUNDS = int(os.environ.get("SFMOE_DG_KILL_ROUNDS", "2"))
 FORK = multiprocessing.get_context("fork")
 CHOICES = [
     ("ERM", {"batch_size": 4}),
@@ -124,6 +124,7 @@ def end_with(process, number, folder):
     assert process.exitcode is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2], ids=lambda n: n.name)
 @pytest.mark.parametrize("round_", range(ROUNDS))
 def test_killed_at_random_and_resumed(tmp_path, whole_runs, number, round_):

@@ -44,10 +44,9 @@ class StopAfter(StopRequest):
         return self.left <= 0
 
 
-def spec_of(algorithm, batch_size=4, **changes):
-    hparams = {"batch_size": batch_size, **SETTINGS.get(algorithm, {})}
-    if algorithm in PRESETS:
-        hparams["backbone"] = PRESETS[algorithm]
+def spec_of(algorithm, **changes):
+    backbone = PRESETS.get(algorithm, "test_resnet")
+    hparams = {"batch_size": 2, "backbone": backbone, "pretrained": False, **SETTINGS.get(algorithm, {})}
     values = {"dataset": "Debug28", "algorithm": algorithm, "steps": 5, "checkpoint_freq": 2}
     return RunSpec(**values | {"hparams": json.dumps(hparams)} | changes)
 
@@ -85,7 +84,7 @@ def assert_same_run(one, other):
 
 @pytest.mark.parametrize("algorithm", list(ALGORITHMS))
 def test_every_algorithm_goes_on_as_if_nothing_had_happened(tmp_path, algorithm):
-    spec = spec_of(algorithm, batch_size=2)
+    spec = spec_of(algorithm)
     train(spec, tmp_path / "whole", CPU)
     after = torch.rand(1), np.random.rand(), random.random()
     assert interrupted(spec, tmp_path / "parts", [6, 3]) == 2
@@ -122,7 +121,7 @@ def test_with_augmentation_workers_and_unlabeled_images(tmp_path):
         for name in ("cat", "dog"):
             folder = tmp_path / "images" / domain / name
             folder.mkdir(parents=True)
-            for i in range(12):
+            for i in range(6):
                 Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(folder / f"{i}.png")
     spec = RunSpec(
         dataset="ImageFolder",
