@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", metavar="SPEC.toml", help="the study; see sweeps/")
     parser.add_argument("--data_dir", help="the folder that holds the data sets' folders")
     parser.add_argument("--output_dir", required=True, help="one folder per run is made here")
-    parser.add_argument("--launcher", default="local", help="how runs are started: local, slurm or commands")
+    parser.add_argument("--launcher", default="local", help="how runs are started: a name of sfmoe-dg list launchers")
     parser.add_argument("--dry_run", action="store_true", help="print the commands of the runs and start nothing")
     launch_flags.add_arguments(parser)
 

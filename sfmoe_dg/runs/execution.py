@@ -69,7 +69,7 @@ class Reporting:
     log: tuple[str, ...] = value(
         (),
         metavar="NAME",
-        help="also show records in: tensorboard, wandb",
+        help="also show records there: names of sfmoe-dg list loggers",
         shape=(
             lambda names: all(name and name.isprintable() for name in names),
             'a list of names, such as ["tensorboard"]',
