@@ -1,4 +1,4 @@
-"""How a run is executed: what changes no record, and may differ from machine to machine. Needs no torch."""
+"""How a run is executed: settings that change no record and may differ between machines. Needs no torch."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from sfmoe_dg.foundation.checked import TEXT, check, value
 from sfmoe_dg.foundation.world import World
 
 PARALLEL_MODES: tuple[str, ...] = ("ddp", "fsdp", "expert")
-"""How several processes share an update: each with all weights, with a part of every weight, with some experts."""
+"""How several processes share an update. Each holds all weights (ddp), a part of every weight (fsdp) or some of the
+experts (expert)."""
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What of the machine a run uses. A study's ``[launch]`` table may say it for all of its runs."""
+    """The device, loader processes and cache of a run. A study's ``[launch]`` table can set them for its runs."""
 
     device: str = value(
         "auto", metavar="NAME", help=DEVICES, shape=(lambda name: _DEVICE.fullmatch(name) is not None, DEVICES)
@@ -25,7 +26,7 @@ class Resources:
     cache_dir: str | None = value(
         None,
         metavar="DIR",
-        help="for images = cached, where decoded images are kept; default: $SFMOE_DG_CACHE, or ~/.cache/sfmoe_dg",
+        help="the folder of decoded images, for images = cached; default: $SFMOE_DG_CACHE, or ~/.cache/sfmoe_dg",
         shape=TEXT,
     )
 
@@ -35,7 +36,7 @@ class Execution(Resources):
     """How a run is executed; none of it changes what the records mean.
 
     Raises:
-        UserError: for a value that cannot be, naming its field.
+        UserError: if a value is not allowed; the message names its field.
 
     Examples:
         >>> from sfmoe_dg import Execution
@@ -47,7 +48,7 @@ class Execution(Resources):
         10,
         low=0,
         metavar="M",
-        help="save what is needed to go on at least every M minutes, besides every evaluation; 0: at every step",
+        help="save a checkpoint at every evaluation and at least every M minutes; 0: after every step",
     )
     parallel: str = value(
         "ddp",
@@ -56,7 +57,7 @@ class Execution(Resources):
     )
     eval_batch_size: int = 128
     world: World = field(default_factory=World)
-    """Which of how many processes this one is; those of one run share every minibatch and every evaluation."""
+    """This process's rank, and how many processes train the run. They share every minibatch and every evaluation."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -64,7 +65,7 @@ class Execution(Resources):
 
 @dataclass(frozen=True)
 class Reporting:
-    """Where a run's records are shown besides their file."""
+    """The loggers that show a run's records, in addition to ``results.jsonl``."""
 
     log: tuple[str, ...] = value(
         (),

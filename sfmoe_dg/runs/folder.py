@@ -1,6 +1,6 @@
 """A run's folder: the names of its files, its states, its failures. No other module knows these names.
 
-Two kinds of files are named elsewhere: leases by ``runs.lease``, and what a logger writes by the logger.
+Two kinds of files are named elsewhere: ``runs.lease`` names the leases, and every logger names its own files.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ DONE = "done"
 class State(Enum):
     DONE = "done"
     RUNNING = "running"
-    """Its lease is held by a process that lives, or may live."""
+    """The process that holds its lease is alive, or may be alive."""
     QUEUED = "queued"
-    """A cluster's queue holds a job that will run it."""
+    """A job in a cluster's queue will run it."""
     WAITING = "waiting"
-    """Not begun."""
+    """It has not begun."""
     LOST = "lost"
-    """Begun, and nobody trains it now: it goes on from its last checkpoint."""
+    """It has begun and no process trains it now. The next start resumes it from its last checkpoint."""
     FAILED = "failed"
 
 
 class Failure(NamedTuple):
-    """The last error of a run, and how often it has failed; '' and 0 for one that has not, or is forgiven."""
+    """The last error of a run, and how often it has failed: '' and 0 if it never failed or was forgiven."""
 
     error: str = ""
     times: int = 0
@@ -54,7 +54,15 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True, order=True)
 class RunFolder:
-    """The folder of one run, which need not exist yet. It can be given wherever a path can."""
+    """The folder of one run. It need not exist yet. Functions that take a path accept it too.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from sfmoe_dg.runs.folder import RunFolder
+        >>> run = RunFolder(Path("results/quickstart/0a9a67c1"))
+        >>> run.results.name, run.is_done, run.state()[0].value
+        ('results.jsonl', False, 'waiting')
+    """
 
     path: Path
 
@@ -66,29 +74,29 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """The folder's own name: in a sweep, the run's id."""
+        """The last part of the path: in a sweep, the run's id."""
         return self.path.name
 
     # ------------------------------------------------------------------------------------------------------- files
 
     @property
     def results(self) -> Path:
-        """The records, one a line."""
+        """The records, one JSON object per line."""
         return self.path / RESULTS
 
     @property
     def interrupted(self) -> Path:
-        """The records of a start that left no checkpoint, kept aside."""
+        """Records of an earlier start that ended before its first checkpoint. The next start moves them here."""
         return self.path / INTERRUPTED
 
     @property
     def about(self) -> Path:
-        """Names of domains and classes, versions, sizes."""
+        """The names of domains and classes, the software's versions, the sizes of splits and model."""
         return self.path / ABOUT
 
     @property
     def output(self) -> Path:
-        """What the run has printed."""
+        """What the run printed on standard output."""
         return self.path / OUTPUT
 
     @property
@@ -98,12 +106,12 @@ class RunFolder:
 
     @property
     def progress(self) -> Path:
-        """How far the run is and how fast it goes."""
+        """The last step and the seconds per step (``runs.progress``)."""
         return self.path / PROGRESS
 
     @property
     def checkpoint(self) -> Path:
-        """What the run saves to go on."""
+        """Everything that the run needs to resume."""
         return self.path / CHECKPOINT
 
     @property
@@ -117,18 +125,18 @@ class RunFolder:
         return self.path / TENSORS
 
     def model_of_step(self, step: int) -> Path:
-        """The model as it was at an evaluation, in DomainBed's format."""
+        """The model saved at the evaluation of this step, in DomainBed's format."""
         return self.path / f"model_step{step}.pkl"
 
     def names(self) -> set[str]:
-        """The names of all that lies in the folder; none if there is no such folder."""
+        """The names of all files in the folder; an empty set if the folder does not exist."""
         return names_in(self.path)
 
     def write_about(self, about: dict[str, Any]) -> None:
         write_atomic(self.about, json.dumps(about, indent=1, sort_keys=True) + "\n")
 
     def remove_leftovers(self) -> None:
-        """Delete half-written files that a killed process left; the caller must hold the folder."""
+        """Delete half-written files of a killed process. The caller must hold the folder's lease."""
         for path in self.path.glob(".*.tmp"):
             path.unlink(missing_ok=True)
 
@@ -140,40 +148,40 @@ class RunFolder:
 
     @property
     def has_model(self) -> bool:
-        """Whether a trained model was kept, in either format."""
+        """Whether the folder holds a trained model, in either format."""
         return self.tensors.is_file() or self.model.is_file()
 
     @property
     def lacks(self) -> str:
-        """Why this is not a finished run with its model, as the end of a sentence; '' if it is one."""
+        """What is missing to a finished run with a model, as the predicate of a sentence; '' if nothing is."""
         if not self.is_done:
             return "is not finished"
         return "" if self.has_model else f"has no model, neither {TENSORS} nor {MODEL}"
 
     @property
     def begun_files(self) -> list[str]:
-        """The names of the files that no new run may overwrite: records and a checkpoint, where they are there."""
+        """The names of the existing files that a new run must not overwrite: records and checkpoint."""
         return [path.name for path in (self.results, self.checkpoint) if path.exists()]
 
     @property
     def lease(self) -> Path | None:
-        """The lease that holds, whether its owner lives or not."""
+        """The valid lease file, whether its owner is alive or not; None without one."""
         return current_lease(self.path)
 
     @property
     def owner(self) -> Owner | None:
-        """Who wrote that lease."""
+        """The process that wrote that lease."""
         return current_owner(self.path)
 
     def state(
         self, is_queued: bool = False, queue: SlurmQueue | None = None, names: Collection[str] | None = None
     ) -> tuple[State, Failure]:
-        """What became of the run, and how it has failed unless it is done.
+        """The run's state, and its last failure. A run that is done has no failure.
 
         Args:
             is_queued: whether a cluster's queue holds a job that will run it.
-            queue: asked whether an owner under Slurm lives.
-            names: of :meth:`names`, if they are known.
+            queue: answers whether the job of an owner under Slurm is alive.
+            names: the result of :meth:`names`, if the caller has it, which saves listing the folder.
         """
         names = self.names() if names is None else names
         if DONE in names:
@@ -188,7 +196,8 @@ class RunFolder:
         return State.LOST if names else State.WAITING, failure
 
     def finish(self) -> None:
-        """Mark the run as done; what it needed to go on, and its failures, are forgotten."""
+        """Mark the run as done, then delete its checkpoint and its note of failures."""
+        # The mark comes first: a kill after the deletion alone would lose the whole training.
         write_atomic(self.path / DONE, DONE)
         self.checkpoint.unlink(missing_ok=True)
         self.forgive()
@@ -196,16 +205,17 @@ class RunFolder:
     # ---------------------------------------------------------------------------------------------------- failures
 
     def fail(self, error: str, exit_code: int) -> int:
-        """Note that the run ended badly; returns how often it has."""
+        """Record that the run failed; returns how often it has failed."""
         times = self.failure().times + 1
         content = {"error": error, "exit_code": exit_code, "failures": times}
         write_atomic(self.path / FAILED, json.dumps(content) + "\n")
         return times
 
     def failure(self) -> Failure:
-        """
+        """The last failure.
+
         Raises:
-            UserError: if there is a note of a failure that cannot be read.
+            UserError: if the note of the failure cannot be read.
         """
         path = self.path / FAILED
         try:
@@ -217,15 +227,15 @@ class RunFolder:
         return Failure(str(content.get("error", "")), int(content.get("failures", 1)))
 
     def forgive(self) -> None:
-        """Forget the run's failures: the next sweep starts it again."""
+        """Delete the note of failures, so that the next sweep starts the run again."""
         (self.path / FAILED).unlink(missing_ok=True)
 
 
 def run_folders(root: str | os.PathLike[str]) -> list[RunFolder]:
-    """The runs in a folder of runs that have records, in the order of their names."""
+    """The sub-folders of ``root`` that hold records, sorted by name."""
     return [RunFolder(path.parent) for path in sorted(Path(root).glob(f"*/{RESULTS}"))]
 
 
 def finished(root: str | os.PathLike[str]) -> list[RunFolder]:
-    """The finished runs in a folder of runs that have kept their model, in the order of their names."""
+    """The sub-folders of ``root`` whose runs are done and have kept a model, sorted by name."""
     return [folder for folder in run_folders(root) if not folder.lacks]

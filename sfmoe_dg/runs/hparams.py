@@ -1,6 +1,6 @@
-"""Hyper-parameters: what each may be, how random search draws it, and how a run's values are resolved.
+"""Hyper-parameters: their allowed values, their search distributions, and the values of one run.
 
-Every hyper-parameter is drawn from its own ``RandomState(seed_hash(seed, name))``, so that adding one changes no other
+Every hyper-parameter is drawn from its own ``RandomState(seed_hash(seed, name))``, so that a new one changes no other
 draw (DomainBed, ``hparams_registry``). The tables stand beside the algorithms that use them.
 """
 
@@ -27,18 +27,19 @@ _SHOWN = 200
 
 @dataclass(frozen=True)
 class Hparam:
-    """One hyper-parameter: its default, its search distribution and the values that it may have.
+    """One hyper-parameter: its default, its search distribution and its allowed values.
 
-    A range says which values can work at all, not which are sensible.
+    The range excludes only values that cannot work; it does not recommend any.
 
     Args:
         default: the value without random search.
         draw: draws a value from a random state; None means that random search keeps the default.
         types: the JSON types that are allowed. By default the type of ``default``, or none if there are ``choices``.
-        choices: single values that are allowed, beside those of ``types``.
+        choices: single values that are allowed in addition to those of ``types``.
         low, high: the smallest and the largest number allowed.
         above, below: bounds of the range that are not allowed themselves.
-        from_seed: replaces ``draw`` where other code draws; it gets the seed of the whole table's draw.
+        from_seed: maps the seed of the whole table's draw to this value and replaces ``draw``, for algorithms whose
+            values are drawn by other code.
 
     Examples:
         >>> from sfmoe_dg import Hparam, log10_uniform
@@ -73,7 +74,7 @@ class Hparam:
         value = plain(value)
         if any(type(value) is type(choice) and value == choice for choice in self.choices):
             return True
-        if isinstance(value, bool):  # which Python counts among the whole numbers
+        if isinstance(value, bool):  # bool is a subclass of int
             return bool in self._types
         types = (*self._types, int) if float in self._types else self._types
         return isinstance(value, types) and (not isinstance(value, (int, float)) or self._is_in_range(value))
@@ -81,7 +82,7 @@ class Hparam:
     @property
     def allowed(self) -> str:
         """The allowed values in words."""
-        # A whole number may stand for any number.
+        # "a number" covers whole numbers too, so that they need no mention of their own.
         kinds = [kind for kind in self._types if not (kind is int and float in self._types)]
         words = " or ".join(sorted(_TYPE_NAMES.get(kind, kind.__name__) for kind in kinds))
         if int in kinds or float in kinds:
@@ -111,7 +112,7 @@ def _is_finite(value: float) -> bool:
     """Whether a number fits into a float and is neither infinite nor NaN."""
     try:
         return math.isfinite(value)
-    except OverflowError:  # a whole number that no float can hold
+    except OverflowError:  # a whole number too large for a float
         return False
 
 
@@ -134,7 +135,7 @@ HparamTable = Mapping[str, Hparam]
 
 
 def uniform(low: float, high: float) -> Draw:
-    """A draw between two numbers.
+    """A uniform draw between ``low`` and ``high``.
 
     Examples:
         >>> from numpy.random import RandomState
@@ -146,7 +147,7 @@ def uniform(low: float, high: float) -> Draw:
 
 
 def log10_uniform(low: float, high: float) -> Draw:
-    """A draw of ten to the power of a number between two.
+    """A draw of 10**x with x uniform between ``low`` and ``high``.
 
     Examples:
         >>> from numpy.random import RandomState
@@ -158,7 +159,7 @@ def log10_uniform(low: float, high: float) -> Draw:
 
 
 def int_uniform(low: float, high: float) -> Draw:
-    """A draw of a whole number: one between two, rounded down.
+    """A uniform draw between ``low`` and ``high``, rounded down to a whole number.
 
     Examples:
         >>> from numpy.random import RandomState
@@ -170,7 +171,7 @@ def int_uniform(low: float, high: float) -> Draw:
 
 
 def int_log10_uniform(low: float, high: float) -> Draw:
-    """A draw of ten to the power of a number between two, rounded down.
+    """A draw of 10**x with x uniform between ``low`` and ``high``, rounded down to a whole number.
 
     Examples:
         >>> from numpy.random import RandomState
@@ -182,7 +183,7 @@ def int_log10_uniform(low: float, high: float) -> Draw:
 
 
 def int_log2_uniform(low: float, high: float) -> Draw:
-    """A draw of two to the power of a number between two, rounded down.
+    """A draw of 2**x with x uniform between ``low`` and ``high``, rounded down to a whole number.
 
     Examples:
         >>> from numpy.random import RandomState
@@ -194,7 +195,7 @@ def int_log2_uniform(low: float, high: float) -> Draw:
 
 
 def choice(*values: Any) -> Draw:
-    """A draw of one of these values.
+    """A uniform draw from ``values``.
 
     Examples:
         >>> from numpy.random import RandomState
@@ -206,22 +207,30 @@ def choice(*values: Any) -> Draw:
 
 
 def default_values(table: HparamTable) -> dict[str, Any]:
-    """The defaults, in the table's order."""
+    """The default of every hyper-parameter, in the table's order."""
     return {name: hparam.default for name, hparam in table.items()}
 
 
 def random_values(table: HparamTable, seed: int) -> dict[str, Any]:
-    """One random draw of the whole table; equal to DomainBed's for the names that both have."""
+    """One random draw of the whole table. For names that DomainBed has too, the values equal DomainBed's.
+
+    Examples:
+        >>> from sfmoe_dg.runs.hparams import Hparam, log10_uniform, random_values
+        >>> table = {"lr": Hparam(5e-5, log10_uniform(-5, -3.5), above=0), "batch_size": Hparam(32, low=1)}
+        >>> random_values(table, seed=1)
+        {'lr': 2.1013712179831686e-05, 'batch_size': 32}
+    """
     return {name: hparam.drawn(seed, name) for name, hparam in table.items()}
 
 
 def parse_overrides(text: str | None, where: str = "hparams") -> dict[str, Any]:
-    """Hyper-parameters written as a JSON object; none for None.
+    """Parse overrides that are written as a JSON object. ``None`` gives an empty dictionary.
 
     Raises:
         UserError: if the text is not a JSON object, or gives a name twice.
 
-    Example:
+    Examples:
+        >>> from sfmoe_dg.runs.hparams import parse_overrides
         >>> parse_overrides('{"lr": 1e-4, "batch_size": 32}')
         {'lr': 0.0001, 'batch_size': 32}
     """
@@ -247,11 +256,11 @@ def _reason(error: Exception) -> str:
         return f"{error.msg} at character {error.pos}"
     if isinstance(error, RecursionError):
         return "it is nested too deep"
-    return "a number has too many digits"  # Python reads at most 4300
+    return "a number has too many digits"  # Python's limit is 4300
 
 
 def _without_repeats(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of the JSON text. Without this check Python would silently keep the last of several values."""
+    """Build one JSON object and refuse repeated names; Python would silently keep the last value."""
     names = [name for name, _ in pairs]
     for name in names:
         if names.count(name) > 1:
@@ -260,13 +269,14 @@ def _without_repeats(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]
 
 
 def check_overrides(table: HparamTable, overrides: Mapping[str, Any], where: str) -> None:
-    """Refuse unknown names, and values that a hyper-parameter may not have.
+    """Refuse unknown names and values that are not allowed.
 
     Args:
-        where: where the values were given, for the message.
+        where: where the overrides come from, for the message.
 
     Raises:
-        UserError: naming the hyper-parameter, its value and the allowed ones; for an unknown name the nearest known.
+        UserError: if a name is unknown (the message gives the nearest known names) or a value is not allowed (the
+            message gives the name, the value and the allowed values).
     """
     for name, value in overrides.items():
         if name not in table:
@@ -291,10 +301,16 @@ def resolve(
         overrides: values that replace the default or drawn ones.
         per_trial: draw new values for every trial, as DomainBed does; if False, every trial has the values of trial 0,
             so that error bars show the effect of the seeds alone.
-        where: where the overrides were given, for the message.
+        where: where the overrides come from, for the message.
 
     Raises:
         UserError: if an override is unknown or not allowed.
+
+    Examples:
+        >>> from sfmoe_dg.runs.hparams import Hparam, log10_uniform, resolve
+        >>> table = {"lr": Hparam(5e-5, log10_uniform(-5, -3.5), above=0), "batch_size": Hparam(32, low=1)}
+        >>> resolve(table, hparams_seed=0, trial_seed=0, overrides={"batch_size": 8})
+        {'lr': 5e-05, 'batch_size': 8}
     """
     check_overrides(table, overrides, where)
     if hparams_seed == 0:

@@ -1,12 +1,13 @@
 """Who owns a folder: a lease with a heartbeat, so that no two processes ever train the same run.
 
-A lease is a file ``lease.<n>.json`` that only one process can create (``O_EXCL``); the highest ``n`` holds. Its owner
-touches it every :data:`HEARTBEAT` seconds. Whoever finds a dead owner's lease creates the next one, and the old owner,
-should it only have slept, finds at its next beat that it has lost.
+A lease is a file ``lease.<n>.json`` that only one process can create (``O_EXCL``). The lease with the highest ``n`` is
+valid. Its owner touches the file every :data:`HEARTBEAT` seconds. A process that sees a dead owner's lease creates the
+next one. If the old owner was only suspended, it notices at its next heartbeat that its lease is no longer valid.
 
-No clock is ever compared with another: an owner on this machine is alive if its process is, one under Slurm if its job
-runs, and one elsewhere as long as its heartbeat moves while *this* process watches, :data:`PATIENCE` seconds at most.
-The folder may lie on any shared file system on which exclusive creation works (NFS 3 and later, Lustre, GPFS).
+Clocks of two machines are never compared. An owner on this machine is alive if its process is alive. An owner under
+Slurm is alive if its job runs. Any other owner is alive if its heartbeat changes while *this* process watches, for at
+most :data:`PATIENCE` seconds. The folder may lie on any shared file system that supports exclusive creation (NFS 3 and
+later, Lustre, GPFS).
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from sfmoe_dg.runs.owner import Liveness, Owner, liveness, read_owner, this_proc
 
 HEARTBEAT = 20.0
 PATIENCE = 120.0
-"""Seconds without a heartbeat after which an owner on another machine counts as dead: more than the 60 for which NFS
-may remember attributes."""
+"""Seconds without a heartbeat after which an owner on another machine counts as dead. NFS may cache a file's times for
+60 seconds, so this must be longer."""
 
 LEASE_NAME = re.compile(r"lease\.([1-9]\d*)\.json")
 
 
 class Owned(UserError):
-    """The folder belongs to another process that is alive."""
+    """Another process, which is alive, holds the folder's lease."""
 
     def __init__(self, folder: Path, owner: Owner | None) -> None:
         super().__init__(f"{folder} is being trained by {owner or 'another process'}; its lease is alive")
@@ -43,46 +44,47 @@ class Owned(UserError):
 
 
 class LeaseLost(UserError):
-    """Another process took the folder over, because this one showed no sign of life."""
+    """Another process took the folder over, because this process's heartbeat had stopped."""
 
 
 def current_lease(folder: Path, names: Iterable[str] | None = None) -> Path | None:
-    """The lease file that holds in a folder, or None. ``names`` are those of what lies there, if they are known."""
+    """The folder's valid lease file, or None. ``names``: the names of the folder's files, if the caller has them."""
     highest = max(names_in(folder) if names is None else names, key=_number, default="")
     return folder / highest if _number(highest) else None
 
 
 def current_owner(folder: Path) -> Owner | None:
-    """Who wrote the lease that holds in a folder, whether alive or not; None without one."""
+    """The process that wrote the folder's valid lease, alive or dead; None without a lease."""
     lease = current_lease(folder)
     return None if lease is None else read_owner(lease)
 
 
 def _number(name: str) -> int:
-    """The number of a lease file's name; 0 for another file's."""
+    """The number in the name of a lease file; 0 for any other file."""
     match = LEASE_NAME.fullmatch(name)
     return int(match[1]) if match else 0
 
 
 def is_owned(lease: Path | None, queue: SlurmQueue | None = None) -> bool:
-    """Whether a folder's :func:`current_lease` belongs to an owner who lives, or may live."""
+    """Whether the owner of a folder's :func:`current_lease` is alive, or may be alive."""
     if lease is None:
         return False
     owner = read_owner(lease)
+    # A lease without readable content is being written right now: its owner is alive.
     return lease.exists() if owner is None else liveness(owner, queue) is not Liveness.DEAD
 
 
 class Watch:
-    """Tells whether a heartbeat has stopped, by this process's clock alone."""
+    """Observes heartbeats with this process's clock and reports which have stopped."""
 
     def __init__(self, patience: float = PATIENCE, clock: Callable[[], float] = time.monotonic) -> None:
         self._patience, self._clock = patience, clock
         self._seen: dict[Path, tuple[tuple[int, int], float]] = {}
 
     def has_stopped(self, lease: Path) -> bool:
-        """Whether the lease has been watched for the whole patience without a beat."""
+        """Whether the lease has been observed for longer than ``patience`` seconds without a heartbeat."""
         try:
-            # Opening makes NFS ask the server instead of its cache.
+            # Opening the file makes NFS fetch its times from the server instead of the cache.
             with lease.open("rb") as file:
                 status = os.fstat(file.fileno())
         except FileNotFoundError:
@@ -96,7 +98,7 @@ class Watch:
 
 
 class Lease:
-    """A folder held by this process until :meth:`release`; a thread of its own keeps the heartbeat going."""
+    """This process's hold on a folder, until :meth:`release`. A separate thread sends the heartbeat."""
 
     def __init__(self, path: Path, owner: Owner, heartbeat: float) -> None:
         self.path, self.owner = path, owner
@@ -112,17 +114,17 @@ class Lease:
 
     def _beat(self, heartbeat: float) -> None:
         while not self._stop.wait(heartbeat):
-            # A file server that does not answer for a while must not end the heart: the next beat tries again.
+            # A file server that is unreachable for a while must not end this thread: the next beat tries again.
             with contextlib.suppress(OSError):
                 if not self.holds():
                     return
                 os.utime(self.path)
 
     def holds(self) -> bool:
-        """Whether the folder is still this process's.
+        """Whether this process still holds the folder.
 
         Raises:
-            OSError: if the file server does not answer, so that this cannot be known.
+            OSError: if the file server does not answer.
         """
         try:
             token = json.loads(self.path.read_bytes())["token"]
@@ -131,7 +133,7 @@ class Lease:
         return bool(token == self.owner.token) and current_lease(self.path.parent) == self.path
 
     def check(self) -> None:
-        """Call before every write into the folder.
+        """Ensure that this process still holds the folder. Call this before every write into it.
 
         Raises:
             LeaseLost: if another process has taken it over.
@@ -145,7 +147,7 @@ class Lease:
             )
 
     def release(self) -> None:
-        """Give the folder back; harmless if it is no longer this process's."""
+        """Give the folder back. Nothing happens if another process holds it by now."""
         self._stop.set()
         self._thread.join()
         holder = read_owner(self.path)
@@ -154,10 +156,10 @@ class Lease:
 
 
 def refuse_living_owner(folder: Path) -> None:
-    """Look, without waiting or writing, whether a folder is certainly held; :func:`acquire` decides for good.
+    """Fail early if the folder's owner is certainly alive. Other cases are left to :func:`acquire`, which may wait.
 
     Raises:
-        Owned: if it is.
+        Owned: if the owner is certainly alive.
     """
     owner = current_owner(folder)
     if owner is not None and liveness(owner) is Liveness.ALIVE:
@@ -171,17 +173,18 @@ def acquire(
     patience: float = PATIENCE,
     on_wait: Callable[[Owner | None, float], None] | None = None,
 ) -> Lease:
-    """Take a folder, which is made if need be; a dead owner's lease is taken over.
+    """Take the lease of a folder and create the folder if it is missing. A dead owner's lease is replaced.
 
-    Where only the heartbeat can tell whether an owner lives, this watches it for up to ``patience`` seconds, after
-    telling ``on_wait`` whom and how long. Afterwards look again whether the work is not done already.
+    If only the heartbeat can show whether the owner is alive, this calls ``on_wait(owner, patience)`` once and watches
+    the heartbeat for up to ``patience`` seconds. The other process may finish the work meanwhile, so the caller must
+    check afterwards whether there is still work to do.
 
     Raises:
-        Owned: if the owner lives.
+        Owned: if the owner is alive.
         OSError: if the folder cannot be written.
     """
     while True:
-        # Again every time: another process may just have deleted the folder (``sfmoe-dg delete-incomplete``).
+        # In every round: another process may have deleted the folder meanwhile (``sfmoe-dg delete-incomplete``).
         folder.mkdir(parents=True, exist_ok=True)
         held = current_lease(folder)
         if held is not None:
@@ -192,7 +195,7 @@ def acquire(
         if not _create(path, owner):
             continue
         if current_lease(folder) != path:
-            # Others took over twice while this process slept between looking and creating.
+            # Two other processes took the folder over between the look above and the creation: try again.
             path.unlink(missing_ok=True)
             continue
         for name in names_in(folder):
@@ -213,30 +216,30 @@ def _create(path: Path, owner: Owner) -> bool:
     except FileExistsError:
         return False
     except FileNotFoundError:
-        if path.parent.is_dir():  # one in which nothing can be made (/proc), not one that was just deleted
+        if path.parent.is_dir():  # The folder exists and takes no files (/proc). A deleted one is made again.
             raise
         return False
     return True
 
 
 def _wait_for_death(lease: Path, patience: float, on_wait: Callable[[Owner | None, float], None] | None) -> None:
-    """Return once the owner is known to be dead.
+    """Return as soon as the owner is known to be dead.
 
     Raises:
-        Owned: once it is known to live.
+        Owned: as soon as the owner is known to be alive.
     """
-    watch, queue, before, told = Watch(patience), SlurmQueue(), _mtime(lease), False
+    watch, queue, before, announced = Watch(patience), SlurmQueue(), _mtime(lease), False
     while not watch.has_stopped(lease):
         owner = read_owner(lease)
-        # Read again every time: it may just have been written.
+        # In every round: the owner may have been writing the file during the last one.
         state = Liveness.UNKNOWN if owner is None else liveness(owner, queue)
         if state is Liveness.DEAD:
             return
         if state is Liveness.ALIVE or (owner is not None and _mtime(lease) not in (before, None)):
             raise Owned(lease.parent, owner)
-        if owner is not None and not told and on_wait is not None:
+        if owner is not None and not announced and on_wait is not None:
             on_wait(owner, patience)
-            told = True
+            announced = True
         time.sleep(min(1.0, patience / 10))
 
 

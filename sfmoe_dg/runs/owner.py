@@ -1,4 +1,4 @@
-"""A process that works in a folder, written down so that others can tell whether it lives, on whatever machine."""
+"""The identity of a process that works in a folder. Processes on any machine can tell from it whether it is alive."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ class Liveness(Enum):
     ALIVE = "alive"
     DEAD = "dead"
     UNKNOWN = "unknown"
-    """On another machine: only its heartbeat can tell."""
+    """The process runs on another machine: only its heartbeat can show whether it is alive."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """The process that holds a lease. ``started`` is seconds since the epoch by its own clock, only ever shown."""
+    """The process that holds a lease.
+
+    ``machine`` and ``birth`` tell its process number from equal numbers of other machines and of earlier processes;
+    ``token`` is random and unique. ``started`` is in seconds since the epoch by that machine's clock; it is shown to
+    users and never compared.
+    """
 
     host: str
     machine: str
@@ -39,7 +44,7 @@ class Owner:
 
 
 def this_process() -> Owner:
-    """The owner that this process would be."""
+    """The identity of this process, with a new token at every call."""
     return Owner(
         host=socket.gethostname(),
         machine=_machine(),
@@ -52,7 +57,7 @@ def this_process() -> Owner:
 
 
 def _machine() -> str:
-    """What two processes share only if each can see the other's process number: one boot, one set of processes."""
+    """A name for this boot and process namespace. Two processes with equal names see each other's process numbers."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
@@ -61,9 +66,9 @@ def _machine() -> str:
 
 
 def _birth(pid: int) -> str:
-    """When a process began, in the kernel's ticks: tells it from a later one with the same number.
+    """The start time of a process in the kernel's ticks, which tells it from a later process with the same number.
 
-    '' where this cannot be known, and 'dead' for one that has ended and only waits for its parent to notice.
+    '' if the time is not available; 'dead' for a zombie, a process that has ended and that its parent has not reaped.
     """
     try:
         state, *values = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -73,13 +78,13 @@ def _birth(pid: int) -> str:
 
 
 def liveness(owner: Owner, queue: SlurmQueue | None = None) -> Liveness:
-    """Whether an owner lives, as far as this machine or Slurm's queue can tell at once."""
+    """Whether an owner is alive, as far as this machine's processes and Slurm's queue show."""
     if owner.machine == _machine():
         return Liveness.ALIVE if _process_lives(owner) else Liveness.DEAD
     if not owner.slurm_job:
         return Liveness.UNKNOWN
     if owner.slurm_job == this_job():
-        # The same job on another machine before it was requeued: Slurm never runs both at once.
+        # This job was requeued and ran on that machine before. Slurm never runs a job twice at a time.
         return Liveness.DEAD
     state = (queue or SlurmQueue()).state(owner.slurm_job)
     return Liveness.UNKNOWN if state is None or state in ALIVE_STATES else Liveness.DEAD
@@ -91,13 +96,13 @@ def _process_lives(owner: Owner) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass
+        pass  # The process exists and belongs to another user.
     birth = _birth(owner.pid)
     return birth != "dead" and birth in (owner.birth, "")
 
 
 def read_owner(path: Path) -> Owner | None:
-    """Who wrote a lease; None while it is being written, and after it has gone."""
+    """The owner named in a lease file; None while the file is being written or after it was deleted."""
     try:
         values = json.loads(path.read_bytes())
         return Owner(**{f.name: values[f.name] for f in fields(Owner)})

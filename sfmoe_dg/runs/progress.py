@@ -1,4 +1,4 @@
-"""How far a run is and how fast it goes: ``progress.json`` in its folder, which stays when the run is done."""
+"""The last step of a run and its speed: ``progress.json`` in the run's folder, which stays when the run is done."""
 
 from __future__ import annotations
 
@@ -11,7 +11,18 @@ from sfmoe_dg.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class Progress:
-    """``step`` is the last step trained, of ``steps``; ``seconds_per_step`` includes the evaluations."""
+    """How far a run has come.
+
+    Args:
+        step: the last step that was trained, counted from 0.
+        steps: the number of steps of the whole run.
+        seconds_per_step: the mean over this start's steps, with the time of its evaluations.
+
+    Examples:
+        >>> from sfmoe_dg.runs.progress import Progress
+        >>> Progress(step=99, steps=300, seconds_per_step=0.5).seconds_left
+        100.0
+    """
 
     step: int
     steps: int
@@ -31,7 +42,7 @@ def write_progress(folder: RunFolder, progress: Progress) -> None:
 
 
 def read_progress(folder: RunFolder) -> Progress | None:
-    """What a run's folder says, or None if it says nothing that can be read."""
+    """The progress of a run, or None if the file is missing or unreadable."""
     try:
         values = json.loads(folder.progress.read_bytes())
         return Progress(int(values["step"]), int(values["steps"]), float(values["seconds_per_step"]))

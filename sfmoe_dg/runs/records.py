@@ -1,4 +1,4 @@
-"""Writing ``results.jsonl``: one record a line, whole lines whatever happens."""
+"""Append records to ``results.jsonl``, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from sfmoe_dg.foundation.files import named_errors
 
 
 def append_record(path: str | os.PathLike[str], record: dict[str, Any]) -> None:
-    """Add one line to a results file, so that a killed run leaves whole lines and at most one broken one.
+    """Append one record to a results file. A kill during the write can break no line but the last.
 
-    Keys are sorted; NumPy numbers and arrays become JSON's; NaN is written as DomainBed writes it. A file that a
-    killed run left without its last newline is continued on a line of its own.
+    Keys are sorted. NumPy numbers and arrays, and tensors, are written as JSON numbers and lists; NaN is written as
+    ``NaN``, as DomainBed does. If a killed run left a broken last line, the record starts on a new line.
+
+    Raises:
+        OSError: if the record cannot be written completely.
     """
     line = json.dumps(record, sort_keys=True, default=_plain).encode() + b"\n"
+    # os.write, not a buffered file: the line is on its way in one piece, and fsync makes it survive a crash.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:
         with named_errors(path):
@@ -31,7 +35,7 @@ def append_record(path: str | os.PathLike[str], record: dict[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's (or a tensor's) own types as Python's; asked by json for what it does not know."""
+    """Convert NumPy values and tensors to Python's types. ``json`` calls this for types that it does not know."""
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"a record holds {value!r} of type {type(value).__name__}, which JSON has no form for")

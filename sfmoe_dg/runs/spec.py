@@ -1,4 +1,4 @@
-"""A run is one frozen value: its arguments, its id, its folder.
+"""The specification of a run: its arguments and its id, the name of its folder.
 
 The names, defaults and job hash are DomainBed's (``domainbed.scripts.train`` and ``sweep``), so that folders,
 seeds and records can be exchanged with upstream.
@@ -19,7 +19,7 @@ from sfmoe_dg.foundation.seeds import seed_hash
 
 @dataclass(frozen=True)
 class Options:
-    """What upstream has no flag for. The defaults reproduce upstream's behaviour.
+    """Options of a run that DomainBed does not have. The defaults reproduce DomainBed's behaviour.
 
     Only values that differ from the default enter the job hash and the records.
 
@@ -32,43 +32,44 @@ class Options:
     split: str = value(
         "random",
         choices=("random", "identity"),
-        help="random: DomainBed's split of every domain; identity: no object on both sides, in whatever style",
+        help="random: DomainBed's split of every domain; identity: all images of an object on one side",
     )
     eval_transforms: str = value(
         "train",
         choices=("train", "eval"),
-        help="train: training domains are evaluated with their augmentation, as upstream does; eval: without",
+        help="train: training domains are evaluated with augmentation, as in upstream; eval: without",
     )
     precision: str = value(
         "fp32",
         choices=("fp32", "bf16", "fp16"),
-        help="of autocast in training and evaluation; weights stay fp32",
+        help="precision of autocast in training and evaluation; weights stay fp32",
     )
     on_bad_image: str = value(
         "error",
         choices=("error", "skip"),
-        help="an image that does not decode ends the run, or is left out, counted and listed",
+        help="error: an image that cannot be decoded ends the run; skip: it is left out, counted and listed",
     )
     images: str = value(
         "files",
         choices=("files", "tensors", "cached"),
-        help="files: decoded and augmented one at a time, as upstream does; tensors: augmented as tensors; cached: "
-        "decoded once, too; see docs/input_path.md",
+        help="files: images are decoded and augmented one at a time, as in upstream; tensors: they are augmented as "
+        "tensors; cached: and they are decoded only once; see docs/input_path.md",
     )
     eval: str = value(
         "all",
         choices=("all", "fast"),
-        help="all: every split at every evaluation, as upstream does; fast: the in-splits of training domains, which "
-        "no selection method looks at, only at the last step; see docs/speed.md",
+        help="all: every evaluation covers every split, as in upstream; fast: the in-splits of training domains, which "
+        "no selection method uses, are evaluated only at the last step; see docs/speed.md",
     )
     memory_format: str = value(
         "contiguous",
         choices=("contiguous", "channels_last"),
-        help="how four-dimensional weights lie in memory, and so what convolutions compute",
+        help="memory format of four-dimensional weights; it changes the rounding of convolutions",
     )
-    compile: str = value("none", choices=("none", "default"), help="default: the backbone through torch.compile")
+    compile: str = value("none", choices=("none", "default"), help="default: torch.compile compiles the backbone")
     hparams_per_trial: bool = value(
-        True, help="true: other hyper-parameters for every trial, as upstream draws them; false: those of trial 0"
+        True,
+        help="true: random search draws new values for every trial, as in upstream; false: all trials share trial 0's",
     )
 
     def changed(self) -> dict[str, Any]:
@@ -78,7 +79,7 @@ class Options:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Everything that decides a run's records (DomainBed's flags, and :class:`Options`).
+    """Everything that determines a run's records: DomainBed's flags and :class:`Options`.
 
     Examples:
         >>> from sfmoe_dg import RunSpec
@@ -89,34 +90,34 @@ class RunSpec:
 
     dataset: str = value("RotatedMNIST", help="a name of sfmoe-dg list datasets")
     algorithm: str = value("ERM", help="a name of sfmoe-dg list algorithms")
-    test_envs: tuple[int, ...] = value((0,), metavar="N", help="domains held out")
+    test_envs: tuple[int, ...] = value((0,), metavar="N", help="numbers of the held-out domains")
     data_dir: str | None = value(None, help="the folder that holds the data sets' folders")
     task: str = value(
         "domain_generalization",
         choices=("domain_generalization", "domain_adaptation"),
-        help="domain_adaptation uses unlabeled images of test domains",
+        help="domain_adaptation: training also uses unlabeled images of the test domains",
     )
     hparams: str | None = value(None, metavar="JSON", help="hyper-parameters that override the defaults or the draw")
     hparams_seed: int = value(0, low=0, help="0: defaults; otherwise the seed of a random draw")
-    trial_seed: int = value(0, low=0, help="seeds the splits and the random draw")
+    trial_seed: int = value(0, low=0, help="seed of the splits and of the random draw")
     seed: int = value(
         0,
-        help="seeds everything else",
+        help="seed of everything else",
         shape=(lambda seed: 0 <= seed < 2**63, "at least 0 and below 2**63, which is what torch can be seeded with"),
     )
     steps: int | None = value(None, low=1, help="default: the data set's")
     checkpoint_freq: int | None = value(None, low=1, help="steps between evaluations; default: the data set's")
-    holdout_fraction: float = value(0.2, above=0, below=1, help="share of the out-splits")
-    uda_holdout_fraction: float = value(0, low=0, below=1, help="share of a test domain used unlabeled")
-    skip_model_save: bool = value(False, help="keep the records only")
-    save_model_every_checkpoint: bool = value(False, help="keep a model of every evaluation")
+    holdout_fraction: float = value(0.2, above=0, below=1, help="share of a domain's images in its out-split")
+    uda_holdout_fraction: float = value(0, low=0, below=1, help="share of a test domain's images used unlabeled")
+    skip_model_save: bool = value(False, help="keep the records and no model")
+    save_model_every_checkpoint: bool = value(False, help="keep the model of every evaluation")
     options: Options = field(default_factory=Options)
 
     def check(self) -> None:
-        """Refuse values that no run can have.
+        """Refuse values that are not allowed.
 
         Raises:
-            UserError: naming the field, its value and what is allowed.
+            UserError: if a value is not allowed; the message names the field, the value and the allowed values.
         """
         check(self)
         check(self.options)
@@ -135,7 +136,7 @@ class RunSpec:
         return dict(sorted(values.items()))
 
     def identity(self) -> dict[str, Any]:
-        """What the job hash is taken of: upstream's keys, and ours where they change the records."""
+        """The values that the job hash covers: DomainBed's keys, and the options that differ from its behaviour."""
         values: dict[str, Any] = {
             "dataset": self.dataset,
             "algorithm": self.algorithm,
@@ -148,6 +149,7 @@ class RunSpec:
             "seed": self.seed,
         }
         optional = {"steps": self.steps, "hparams": self.hparams, "checkpoint_freq": self.checkpoint_freq}
+        # DomainBed leaves unset values out; including them would change the hash.
         values.update({name: value for name, value in optional.items() if value is not None})
         if self.uda_holdout_fraction:
             values["uda_holdout_fraction"] = self.uda_holdout_fraction
@@ -159,7 +161,7 @@ class RunSpec:
         return hashlib.md5(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
 
     def with_sweep_seed(self) -> RunSpec:
-        """The same run with the seed that upstream's sweep gives it."""
+        """The same run with the seed that DomainBed's sweep derives from its other arguments."""
         seed = seed_hash(self.dataset, self.algorithm, list(self.test_envs), self.hparams_seed, self.trial_seed)
         return replace(self, seed=seed)
 
@@ -168,7 +170,7 @@ class RunSpec:
         """The run that wrote a record.
 
         Raises:
-            UserError: if the record says more than a run of ours has, as those of changed copies of DomainBed may.
+            UserError: if the record has unknown arguments, as records of modified copies of DomainBed may.
         """
         values = {name: value for name, value in record["args"].items() if name != "output_dir"}
         if more := sorted(set(values) - {f.name for f in fields(cls) if f.name != "options"}):

@@ -1,1 +1,1 @@
-"""A sweep: the study (TOML), the plan of its runs, their status, what they cost, stopping and deleting them."""
+"""A sweep: its study (a TOML file), the plan of its runs, their status, their cost, how to stop and delete them."""

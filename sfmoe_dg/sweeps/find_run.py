@@ -1,4 +1,4 @@
-"""Naming one run of a study: by the beginning of its id, or by words of its title."""
+"""Find one run of a study by the beginning of its id or by words of its title."""
 
 from __future__ import annotations
 
@@ -11,11 +11,18 @@ from sfmoe_dg.runs.spec import RunSpec
 CANDIDATES = 3
 SHOWN_DIGITS = 8
 _NUMBERED = ("test", "hparams", "trial")
-"""Words of a title that belong together with the one behind them."""
+"""Words of a title that form a unit with the word after them: ``test 0``."""
 
 
 def title(run: RunSpec) -> str:
-    """A run as it is listed: the beginning of its id, and its title."""
+    """The name under which commands list a run: the beginning of its id, then its title.
+
+    Examples:
+        >>> from sfmoe_dg import RunSpec
+        >>> from sfmoe_dg.sweeps.find_run import title
+        >>> title(RunSpec(dataset="PACS", algorithm="CORAL", test_envs=(2,)))
+        '87a36c40 PACS CORAL test 2 hparams 0 trial 0'
+    """
     return f"{run.run_id[:SHOWN_DIGITS]} {run}"
 
 
@@ -23,13 +30,14 @@ def find_run(runs: Sequence[RunSpec], text: str) -> RunSpec:
     """The one run that ``text`` names: the beginning of its id, or words of its title such as 'PACS ERM test 0'.
 
     Raises:
-        UserError: if no run or more than one has that name; with candidates.
+        UserError: if no run or more than one run matches; the message lists candidates.
     """
     wanted = _parts(text)
     if not wanted:
         raise UserError("the name of a run is empty; give the beginning of its id, or words of its title")
     common = [len(wanted & _parts(title(run))) for run in runs]
     matching = [run for run, count in zip(runs, common, strict=True) if count == len(wanted)]
+    # Titles go first: a word such as "dead" could be the beginning of an id too.
     if not matching and _is_hexadecimal(text):
         matching = [run for run in runs if run.run_id.startswith(text.lower())]
     if len(matching) == 1:

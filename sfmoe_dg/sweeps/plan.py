@@ -1,7 +1,6 @@
-"""From a study to the list of its runs, and what became of each.
+"""Turn a study into the list of its runs, and keep the study beside them.
 
-The plan has upstream's order, seeds and folder names (``domainbed.scripts.sweep``); planning and counting need
-no torch.
+The order, seeds and folder names are DomainBed's (``domainbed.scripts.sweep``). Planning needs no torch.
 """
 
 from __future__ import annotations
@@ -22,10 +21,15 @@ from sfmoe_dg.sweeps.study import SweepSpec, make_spec
 
 
 def env_combinations(num_domains: int, single: bool) -> list[tuple[int, ...]]:
-    """[0], [0, 1], [0, 2], …, [1], [1, 2], …: every domain held out, and every pair unless ``single``.
+    """The test sets of a data set: every domain alone and, unless ``single``, every pair of domains, sorted.
 
     Raises:
-        UserError: for pairs of fewer than three domains, which would leave none to train on.
+        UserError: for pairs of fewer than three domains, which would leave no domain to train on.
+
+    Examples:
+        >>> from sfmoe_dg.sweeps.plan import env_combinations
+        >>> env_combinations(3, single=False)
+        [(0,), (0, 1), (0, 2), (1,), (1, 2), (2,)]
     """
     if not single and num_domains < 3:
         raise UserError(
@@ -36,7 +40,11 @@ def env_combinations(num_domains: int, single: bool) -> list[tuple[int, ...]]:
 
 
 def domain_names(dataset: str, data_dir: str | None) -> tuple[str, ...]:
-    """The domains of a data set in order; those of a user's image folder are its sub-folders."""
+    """The domains of a data set, in order. The domains of a user's image folder are its sub-folders.
+
+    Raises:
+        UserError: if the user's folder does not exist or has no sub-folders.
+    """
     known = CATALOG.load(dataset).domains
     if known or data_dir is None:
         return known
@@ -52,10 +60,10 @@ def domain_names(dataset: str, data_dir: str | None) -> tuple[str, ...]:
 
 
 def plan(spec: SweepSpec, data_dir: str | None) -> list[RunSpec]:
-    """Every run of the study, in upstream's order.
+    """Every run of the study, in DomainBed's order.
 
     Raises:
-        UserError: for a test domain that does not exist.
+        UserError: if a test domain does not exist, or a value is not allowed.
 
     Examples:
         >>> from sfmoe_dg import plan, read_study
@@ -106,10 +114,10 @@ def _test_sets(spec: SweepSpec, dataset: str, names: Sequence[str]) -> Sequence[
 
 
 def save_plan(spec: SweepSpec, data_dir: str | None, output_dir: Path, queued: Collection[str] = ()) -> Path:
-    """Keep the study beside its runs, so that ``status`` knows what is missing.
+    """Save the study beside its runs, so that ``status`` knows which runs are missing; returns the file.
 
-    It takes the place of a study of the same name, unless runs of that one which have begun, or are ``queued``, would
-    be forgotten.
+    A saved study of the same name is replaced, unless it has begun or ``queued`` runs that the new one does not have.
+    Then the new study gets a file of its own.
     """
     path = output_dir / f"sweep-{spec.name}.json"
     if path.exists():
@@ -124,7 +132,7 @@ def save_plan(spec: SweepSpec, data_dir: str | None, output_dir: Path, queued: C
 
 
 def _knows_one_of(path: Path, ids: Collection[str]) -> bool:
-    """Whether a saved study has one of these runs, as far as it can be read."""
+    """Whether a saved study has one of these runs. A file that cannot be read counts as yes, so that it is kept."""
     try:
         return any(run.run_id in ids for run in _planned(path))
     except UserError:
@@ -132,10 +140,10 @@ def _knows_one_of(path: Path, ids: Collection[str]) -> bool:
 
 
 def load_plans(output_dir: Path) -> list[RunSpec]:
-    """The runs of every study that was started in this folder, each once.
+    """The runs of all studies that were started in this folder, without repetitions.
 
     Raises:
-        UserError: if no sweep was started there.
+        UserError: if no sweep was started in the folder.
     """
     runs: dict[str, RunSpec] = {}
     files = sorted(output_dir.glob("sweep-*.json"))
@@ -151,16 +159,16 @@ def _planned(path: Path) -> list[RunSpec]:
     saved = read_json(path)
     if not isinstance(saved, dict) or not isinstance(saved.get("spec"), dict) or "data_dir" not in saved:
         raise UserError(f"{path} is no study as sfmoe-dg sweep saves it; delete it and start the sweep again")
-    # How runs were started does not matter here, and the launcher that declares a key may be gone.
+    # Runs do not depend on their launcher, and the package of the launcher that declares a key may be gone.
     values = {name: value for name, value in saved["spec"].items() if name != "launch"}
     return plan(make_spec(values, str(path)), saved["data_dir"])
 
 
 def check_data_folders(spec: SweepSpec, data_dir: str | None) -> None:
-    """Refuse a sweep whose data are not where they should be, before its first run.
+    """Check before the first run that the folders of all data sets exist.
 
     Raises:
-        UserError: naming the folder that was looked for.
+        UserError: if a folder is missing; the message names it.
     """
     for dataset in spec.datasets:
         entry = CATALOG.load(dataset)

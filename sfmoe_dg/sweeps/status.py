@@ -1,4 +1,4 @@
-"""What became of every planned run."""
+"""The state of every planned run."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sfmoe_dg.runs.folder import RunFolder, State
 from sfmoe_dg.runs.spec import RunSpec
 
 MAX_FAILURES = 3
-"""A run that has failed so often stays failed until ``sfmoe-dg retry``."""
+"""After this many failures a run is not started again until ``sfmoe-dg retry``."""
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One planned run, its folder and state, and, where it failed, how often and with which last line of its error."""
+    """One planned run, its folder and state, the last line of its last error, and how often it failed."""
 
     spec: RunSpec
     folder: RunFolder
@@ -27,21 +27,21 @@ class RunStatus:
 
     @property
     def is_to_do(self) -> bool:
-        """Whether a sweep should start it: neither done, nor owned, nor queued, nor failed too often."""
+        """Whether a sweep should start it: it is not done, owned or queued, and has not failed too often."""
         if self.state is State.FAILED:
             return self.failures < MAX_FAILURES
         return self.state in (State.WAITING, State.LOST)
 
     @property
     def is_open(self) -> bool:
-        """Whether something can still become of it without the user."""
+        """Whether the run goes on, or a sweep starts it, without an action of the user."""
         return self.is_to_do or self.state in (State.RUNNING, State.QUEUED)
 
 
 def status(
     runs: Sequence[RunSpec], output_dir: Path, queued: Collection[str] = (), queue: SlurmQueue | None = None
 ) -> list[RunStatus]:
-    """What became of every planned run; ``queued`` are the ids of runs that a cluster's queue holds."""
+    """The state of every planned run. ``queued``: the ids of the runs that are in a cluster's queue."""
     queue = queue or SlurmQueue()
     begun = names_in(output_dir)
     return [_status_of(run, RunFolder(output_dir / run.run_id), begun, queued, queue) for run in runs]
@@ -50,7 +50,7 @@ def status(
 def _status_of(
     run: RunSpec, folder: RunFolder, begun: Collection[str], queued: Collection[str], queue: SlurmQueue
 ) -> RunStatus:
-    # Only folders that are there are looked into: most runs of a large sweep have none yet.
+    # Looking into missing folders would take long: most runs of a large sweep have no folder yet.
     names = folder.names() if folder.name in begun else ()
     state, failure = folder.state(folder.name in queued, queue, names)
     return RunStatus(run, folder, state, failure.error, failure.times)

@@ -16,13 +16,13 @@ from sfmoe_dg.runs.owner import Liveness, Owner, liveness
 from sfmoe_dg.sweeps.status import RunStatus
 
 SAVE_SECONDS = 90.0
-"""How long a process may take to save, and a sweep to have its runs saved, before it is killed."""
+"""How long a run may take to save, or a sweep to let its runs save, before it is killed."""
 KILL_SECONDS = 10.0
 POLL_SECONDS = 0.1
 
 
 def forget_failures(states: Sequence[RunStatus]) -> int:
-    """Let the next sweep start failed runs again; returns how many there were. Other runs are left alone."""
+    """Delete the notes of failures, so that the next sweep starts these runs again; returns their number."""
     failed = [s for s in states if s.state is State.FAILED]
     for s in failed:
         s.folder.forgive()
@@ -35,23 +35,24 @@ def forget_failures(states: Sequence[RunStatus]) -> int:
 class Stop(Enum):
     STOPPED = "stopped"
     KILLED = "killed"
-    """It did not save in time: the run goes on from its last checkpoint."""
+    """It did not save in time. The next start resumes the run from its last checkpoint."""
     ELSEWHERE = "elsewhere"
-    """On another machine, or another user's: only its owner can end it."""
+    """It runs on another machine or belongs to another user, so this process cannot end it."""
 
 
 def stop_runs(states: Sequence[RunStatus], patience: float = SAVE_SECONDS) -> list[tuple[RunStatus, Owner, Stop]]:
-    """Tell the owners of runs on this machine to save and stop, all at once, and see to it that they end.
+    """Stop the runs on this machine: send all owners SIGTERM, wait until they have saved, and end them.
 
-    An owner that has saved gives its lease back and waits to be killed, which SIGINT does: it ignores a second SIGTERM.
+    An owner that has saved releases its lease and waits to be killed. It ignores a second SIGTERM, so SIGINT ends it.
+    Runs on other machines are left alone; they are reported as ELSEWHERE.
     """
     owned = [(s, owner) for s in states if s.state is State.RUNNING and (owner := s.folder.owner) is not None]
-    told = [(s, owner) for s, owner in owned if _send(owner, signal.SIGTERM)]
+    signaled = [(s, owner) for s, owner in owned if _send(owner, signal.SIGTERM)]
     deadline = time.monotonic() + patience
-    while time.monotonic() < deadline and not all(_has_let_go(s.folder, owner) for s, owner in told):
+    while time.monotonic() < deadline and not all(_has_let_go(s.folder, owner) for s, owner in signaled):
         time.sleep(POLL_SECONDS)
     how = {}
-    for s, owner in told:
+    for s, owner in signaled:
         has_saved = _has_let_go(s.folder, owner)
         how[owner.token] = Stop.STOPPED if has_saved else Stop.KILLED
         _end(owner, has_saved)
@@ -59,7 +60,7 @@ def stop_runs(states: Sequence[RunStatus], patience: float = SAVE_SECONDS) -> li
 
 
 def stop_process(owner: Owner, patience: float = SAVE_SECONDS) -> Stop:
-    """Tell a sweep on this machine to end, which saves the runs that it has started."""
+    """End a sweep on this machine. The sweep lets the runs that it started save first."""
     if not _send(owner, signal.SIGTERM):
         return _out_of_reach(owner)
     if _ends_within(owner, patience):
@@ -69,7 +70,7 @@ def stop_process(owner: Owner, patience: float = SAVE_SECONDS) -> Stop:
 
 
 def _out_of_reach(owner: Owner) -> Stop:
-    """What became of an owner that could not be told: it may have ended by itself in the meantime."""
+    """The outcome for an owner that could not be signaled: it is out of reach, or has ended by itself meanwhile."""
     return Stop.STOPPED if liveness(owner) is Liveness.DEAD else Stop.ELSEWHERE
 
 
@@ -80,7 +81,7 @@ def _has_let_go(folder: RunFolder, owner: Owner) -> bool:
 
 def _end(owner: Owner, has_saved: bool) -> None:
     if has_saved:
-        # Not SIGKILL: a local sweep takes that for a failure of the run.
+        # Not SIGKILL, which a local sweep would record as a failure of the run.
         _send(owner, signal.SIGINT)
         if _ends_within(owner, KILL_SECONDS):
             return
@@ -89,7 +90,7 @@ def _end(owner: Owner, has_saved: bool) -> None:
 
 
 def _send(owner: Owner, number: int) -> bool:
-    """Whether the signal was sent: not to a process that is dead, on another machine, or another user's."""
+    """Send a signal; returns False if the process is dead, on another machine, or another user's."""
     if liveness(owner) is not Liveness.ALIVE:
         return False
     try:
@@ -112,18 +113,18 @@ def _ends_within(owner: Owner, seconds: float) -> bool:
 
 
 def incomplete(states: Sequence[RunStatus]) -> list[RunStatus]:
-    """The runs that left a folder and are neither done nor anybody's nor queued."""
+    """The runs that have a folder and are not done, owned or queued."""
     return [s for s in states if s.state in (State.WAITING, State.LOST, State.FAILED) and _is_own_folder(s)]
 
 
 def _is_own_folder(state: RunStatus) -> bool:
-    """Whether the folder is a real one and its run's: a link may lead anywhere."""
+    """Whether the folder has the run's id as its name and is no link, which could point anywhere."""
     path = state.folder.path
     return path.name == state.spec.run_id and path.is_dir() and not path.is_symlink()
 
 
 def delete_run(state: RunStatus) -> bool:
-    """Delete the folder of an incomplete run; False, and nothing is touched, if it is done or somebody's by now."""
+    """Delete the folder of an incomplete run. Returns False and deletes nothing if the run is done or owned by now."""
     if not _is_own_folder(state):
         return False
     path = state.folder.path
@@ -138,7 +139,7 @@ def delete_run(state: RunStatus) -> bool:
     try:
         path.rmdir()
     except OSError:
-        # A run has begun here in this very moment; an empty folder would be harmless.
+        # Another process may just have begun the run here. If the folder is merely left empty, that is harmless.
         return path.is_dir() and not any(path.iterdir())
     return True
 

@@ -1,4 +1,4 @@
-"""A study as a TOML file: names and counts, every key and value checked."""
+"""Read a study from its TOML file and check every key and value."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _are_test_sets(value: Sequence[Sequence[int]]) -> bool:
 
 
 def _is_json(value: Any) -> bool:
-    """TOML has dates, which no hyper-parameter is."""
+    """Whether JSON can hold a value. TOML also has dates and times, which JSON does not have."""
     if isinstance(value, Mapping):
         return all(_is_json(item) for item in value.values())
     if isinstance(value, (list, tuple)):
@@ -51,11 +51,11 @@ _NAMES = (lambda names: bool(names) and _are_names(names), "a list of names, at 
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """One study. The names and defaults are those of upstream's sweep flags.
+    """One study. Names and defaults are those of the flags of DomainBed's sweep.
 
-    ``hparams`` overrides hold for every run, ``overrides[algorithm]`` for the runs of one algorithm.
-    ``test_envs`` lists test sets explicitly; otherwise every domain is held out once, and every pair too unless
-    ``single_test_envs``. ``launch`` holds what the study says to launchers (:func:`launcher.make_settings`).
+    ``hparams`` overrides hyper-parameters of every run, ``overrides[algorithm]`` those of one algorithm's runs.
+    ``test_envs`` lists the test sets. Without it, every domain is held out once and, unless ``single_test_envs``, every
+    pair of domains too. ``launch`` holds the settings for launchers (:func:`launcher.make_settings`).
     """
 
     name: str = value(shape=(_is_name, "a part of a file's name, without slashes"))
@@ -83,16 +83,17 @@ class SweepSpec:
     launch: Mapping[str, Any] = value(default_factory=dict)
 
     def hparams_json(self, algorithm: str) -> str | None:
-        """The ``--hparams`` of one algorithm's runs."""
+        """The overrides of one algorithm's runs as JSON, for ``RunSpec.hparams``; None without overrides."""
         merged = dict(self.hparams) | dict(self.overrides.get(algorithm, {}))
         return json.dumps(merged, sort_keys=True) if merged else None
 
 
 def read_spec(path: str | Path) -> SweepSpec:
-    """A study from its TOML file, every key and value checked.
+    """Read a study from its TOML file and check every key and value.
 
     Raises:
-        UserError: naming the file and the key, with the nearest known names.
+        UserError: if the file or a value in it is wrong; the message names the file and the key, and the
+            nearest known names for an unknown one.
 
     Examples:
         >>> from sfmoe_dg import read_study
@@ -114,16 +115,20 @@ def read_spec(path: str | Path) -> SweepSpec:
         raise UserError(f"sweep file {path} is not valid TOML: {error}") from None
     except RecursionError:
         raise UserError(f"sweep file {path} is nested too deep; a study has lists of lists and no more") from None
-    except ValueError:  # what Python reads ends at 4300 digits
+    except ValueError:  # Python reads at most 4300 digits
         raise UserError(f"sweep file {path} has a number of too many digits; write a smaller one") from None
     values.setdefault("name", path.stem)
     return make_spec(values, str(path))
 
 
 def make_spec(values: Mapping[str, Any], where: str) -> SweepSpec:
-    """A study from plain values, as read from TOML or JSON."""
+    """Make a study from plain values, as read from TOML or JSON, and load its plug-ins.
+
+    Raises:
+        UserError: if a key or value is wrong; the message names it and ``where`` it is.
+    """
     spec = from_mapping(SweepSpec, values, where)
-    # Before the names are looked up: plug-ins bring data sets, algorithms and launchers.
+    # Plug-ins add data sets, algorithms and launchers, so they are loaded before names are looked up.
     load_plugins(spec.plugins)
     _check_names(spec, where)
     return replace(spec, launch=check_launch(spec.launch, f"[launch] of {where}"))
@@ -150,10 +155,12 @@ def _check_names(spec: SweepSpec, where: str) -> None:
 
 
 def check_hparams(spec: SweepSpec) -> None:
-    """Refuse overrides that an algorithm does not have or cannot train with, before any launch (imports torch).
+    """Check before any launch that every algorithm has the overridden hyper-parameters and allows their values.
+
+    This imports torch.
 
     Raises:
-        UserError: naming the hyper-parameter.
+        UserError: if an override is wrong; the message names the hyper-parameter.
     """
     from sfmoe_dg.algorithms.registry import hparam_table
     from sfmoe_dg.runs.hparams import resolve

@@ -1,4 +1,4 @@
-"""What the runs of a sweep will cost, from the speed of those that were trained in the same folder."""
+"""Estimate the time that the runs of a sweep will take, from the speed of runs in the same folder."""
 
 from __future__ import annotations
 
@@ -17,21 +17,28 @@ from sfmoe_dg.runs.spec import RunSpec
 from sfmoe_dg.sweeps.status import RunStatus
 
 SAMPLES = 20
-"""Runs of a data set and algorithm that are looked at: enough for a median, quick for thousands."""
+"""How many runs per data set and algorithm are read: enough for a median, and quick in sweeps of thousands."""
 
 Kind = tuple[str, str]
+"""Data set and algorithm."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """``hours`` of ``runs`` one after another; None if no run was ever timed here; ``measured``: how it is known."""
+    """The time that the runs to do will take.
+
+    Args:
+        runs: the number of runs to do.
+        hours: the sum of their times; None if no run of the folder was timed.
+        measured: a phrase that says what the estimate is based on.
+    """
 
     runs: int
     hours: float | None
     measured: str
 
     def is_above(self, hours: float) -> bool:
-        """Whether it is known to be more; what was never measured is not."""
+        """Whether the estimate is above ``hours``; False without an estimate."""
         return self.hours is not None and self.hours > hours
 
     def __str__(self) -> str:
@@ -42,17 +49,17 @@ class Cost:
 
 @dataclass(frozen=True)
 class _Speed:
-    """Seconds per step of one run; those of records leave the evaluations out."""
+    """The seconds per step of one run. Those from ``results.jsonl`` do not include evaluations."""
 
     seconds: float
     with_evaluations: bool
 
 
 def estimate(states: Sequence[RunStatus]) -> Cost:
-    """The cost of what a sweep would start: steps left × the median seconds per step of timed runs.
+    """Estimate the time of the runs that a sweep would start: steps left × median seconds per step of timed runs.
 
-    Timed runs of the same data set and algorithm count; where there are none, those of any other in the study.
-    Hyper-parameters, and the machine that the runs were timed on, are not considered.
+    The median is over timed runs of the same data set and algorithm; without any, over all timed runs of the folder.
+    Differences in hyper-parameters and machines are ignored.
     """
     to_do = [s for s in states if s.is_to_do]
     speeds = _speeds(states)
@@ -90,7 +97,7 @@ def _speeds(states: Sequence[RunStatus]) -> dict[Kind, list[_Speed]]:
 
 
 def _each(states: Sequence[RunStatus]) -> Iterator[_Speed]:
-    """The speeds of timed runs, means over the steps of their last start; finished ones first, which have most."""
+    """The speeds of timed runs. Finished runs come first, because their means cover the most steps."""
     for s in sorted(states, key=lambda s: s.state is not State.DONE):
         progress = read_progress(s.folder)
         if progress is not None:
@@ -100,7 +107,7 @@ def _each(states: Sequence[RunStatus]) -> Iterator[_Speed]:
 
 
 def _step_time(folder: RunFolder) -> float | None:
-    """The median ``step_time`` of a results file (DomainBed's have nothing else), None if it has none."""
+    """The median ``step_time`` of a results file; None without one. DomainBed's runs have no other measure of speed."""
     try:
         lines = list(read_lines(folder.results.read_bytes()))
     except OSError:

@@ -1,4 +1,4 @@
-"""The examples in the docstrings of algorithms and hyper-parameters give what they say."""
+"""The examples in the docstrings of algorithms, runs and sweeps give the shown results."""
 
 import doctest
 import importlib
@@ -7,12 +7,14 @@ import pkgutil
 import pytest
 
 import sfmoe_dg.algorithms
-from sfmoe_dg.runs import hparams
+import sfmoe_dg.runs
+import sfmoe_dg.sweeps
 
 
 def modules_with_examples():
-    names = [m.name for m in pkgutil.walk_packages(sfmoe_dg.algorithms.__path__, "sfmoe_dg.algorithms.")]
-    modules = [importlib.import_module(name) for name in (*names, hparams.__name__)]
+    rooms = (sfmoe_dg.algorithms, sfmoe_dg.runs, sfmoe_dg.sweeps)
+    names = [m.name for room in rooms for m in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")]
+    modules = [importlib.import_module(name) for name in names]
     return [m for m in modules if any(test.examples for test in doctest.DocTestFinder(exclude_empty=True).find(m))]
 
 

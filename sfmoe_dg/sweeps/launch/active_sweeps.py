@@ -1,6 +1,6 @@
-"""Which sweeps work in a folder: a file ``launch/sweep-<token>.json`` each, so that one can be told to end.
+"""The sweeps that work in a folder. Each keeps a file ``launch/sweep-<token>.json`` there while it works.
 
-A sweep that starts runs, or submits what was lost again, would undo what ``sfmoe-dg cancel`` does.
+``sfmoe-dg cancel`` ends these sweeps first. Otherwise they would start the canceled runs again.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from sfmoe_dg.sweeps.launch.slurm.jobs import FOLDER
 
 @contextlib.contextmanager
 def registered(output_dir: Path) -> Iterator[None]:
-    """Note that this process works in a folder, until the block ends; what dead ones left is removed."""
+    """Register this process as a sweep of the folder until the block ends. Entries of dead processes are deleted."""
     folder = make_folder(output_dir / FOLDER)
-    for path, owner in _noted(output_dir):
+    for path, owner in _registered_in(output_dir):
         if liveness(owner) is Liveness.DEAD:
             path.unlink(missing_ok=True)
     here = this_process()
@@ -34,10 +34,10 @@ def registered(output_dir: Path) -> Iterator[None]:
 
 def sweeps_of(output_dir: Path) -> list[Owner]:
     """The processes that work in a folder, without those that are known to be dead."""
-    return [owner for _, owner in _noted(output_dir) if liveness(owner) is not Liveness.DEAD]
+    return [owner for _, owner in _registered_in(output_dir) if liveness(owner) is not Liveness.DEAD]
 
 
-def _noted(output_dir: Path) -> Iterator[tuple[Path, Owner]]:
+def _registered_in(output_dir: Path) -> Iterator[tuple[Path, Owner]]:
     for path in sorted((output_dir / FOLDER).glob("sweep-*.json")):
         owner = read_owner(path)
         if owner is not None:

@@ -1,4 +1,4 @@
-"""Hand out one shell-quoted command line per run, for any scheduler that this package does not know."""
+"""Print one shell-quoted command line per run, for schedulers that this package does not support."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sfmoe_dg.sweeps.launch.settings import LaunchSettings
 
 
 class Commands:
-    """Starts nothing. The lines belong into the folder that the sweep was started in, if its paths are relative."""
+    """Starts nothing. Run the printed lines in the folder in which the sweep was started: its paths may be relative."""
 
     prints_commands = True
 

@@ -1,11 +1,11 @@
 """Launchers run the runs of a study: one file per launcher, one line here.
 
-Another package adds one through an entry point in the group ``sfmoe_dg.launchers``, whose name is the launcher's and
-whose object is a class like :class:`Launcher`.
+Another package adds a launcher through an entry point in the group ``sfmoe_dg.launchers``. The entry point has the
+launcher's name and points to a class with the methods of :class:`Launcher`.
 
-Two attributes of that class may say more: ``settings``, a dataclass derived from :class:`LaunchSettings` that declares
-the launcher's own keys of a study's ``[launch]`` table; ``prints_commands = True``, if standard output is for the
-command lines that it hands out and nothing else.
+The class may have two more attributes. ``settings`` is a dataclass derived from :class:`LaunchSettings`. It declares
+the launcher's own keys of a study's ``[launch]`` table. ``prints_commands = True`` means that the launcher prints
+command lines; then nothing else is printed on standard output.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sfmoe_dg.sweeps.status import RunStatus, status
 
 @dataclass(frozen=True)
 class Job:
-    """One run as a command line, and the folder that its output belongs to."""
+    """The command line of one run, its title for messages, and its folder."""
 
     title: str
     command: tuple[str, ...]
@@ -37,7 +37,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Study:
-    """What is to be run: every run of a sweep, what became of each, and its command line."""
+    """The runs of a sweep, their states and their command lines: everything that a launcher needs."""
 
     name: str
     output_dir: Path
@@ -47,9 +47,10 @@ class Study:
     queue: SlurmQueue = field(default_factory=SlurmQueue)
 
     def states(self) -> list[RunStatus]:
-        """What became of every run, looked up now.
+        """The current state of every run.
 
-        A run whose owner lives where nobody can ask counts as running until its heartbeat has been seen to stop.
+        If only the heartbeat can show whether a run's owner is alive, the run counts as running until ``watch`` has
+        observed that the heartbeat stopped.
         """
         queued = queued_runs(self.output_dir)
         states = status(self.runs, self.output_dir, queued, self.queue)
@@ -61,7 +62,7 @@ class Study:
         ]
 
     def is_owned(self, folder: RunFolder) -> bool:
-        """Whether a folder's owner lives, or may live as far as this process has been able to watch."""
+        """Whether a folder's owner is alive, or may be alive as far as this process has observed it."""
         lease = folder.lease
         return lease is not None and is_owned(lease, self.queue) and not self.watch.has_stopped(lease)
 
@@ -70,44 +71,45 @@ class Study:
 
 
 class Listener(Protocol):
-    """Told what happens, so that launchers print nothing."""
+    """Receives a launcher's messages, so that launchers print nothing themselves."""
 
-    def say(self, sentence: str) -> None: ...
+    def say(self, sentence: str) -> None:
+        """A sentence for the user."""
 
     def command(self, line: str) -> None:
-        """A command line for the user to run, which is the launcher's whole work."""
+        """The command line of a run, for the user to run. Only launchers with ``prints_commands`` call this."""
 
     def ended(self, job: Job, error: str | None, seconds: float) -> None:
-        """A run is done, or has failed with ``error``."""
+        """A run took ``seconds`` and is done, or has failed with ``error``."""
 
 
 class Launcher(Protocol):
     def launch(self, study: Study, settings: Any, listener: Listener) -> bool:
-        """Start what is to do; a run that fails does not stop the others.
+        """Start every run that is to do. A run that fails does not stop the others.
 
-        ``settings`` is an object of the class's own ``settings``, or of :class:`LaunchSettings` if it has none.
+        ``settings`` is an instance of the class's attribute ``settings``, or of :class:`LaunchSettings` by default.
 
-        Returns whether the study's runs have ended, done or not; False if they go on elsewhere.
+        Returns True if all runs have ended, successfully or not, and False if some go on after this call.
         """
 
     def queued(self, output_dir: Path) -> dict[str, str]:
-        """The ids of the runs that a queue will start or has started, each with the name of its job there."""
+        """The runs that this launcher's queue will start or has started: run id to the name of the job."""
 
     def cancel(self, output_dir: Path, runs: Collection[str] | None = None) -> list[str]:
-        """Take the jobs that hold one of these runs out of the queue, running ones too; returns their names there.
+        """Cancel the waiting and running jobs that contain one of these runs; returns the names of the jobs.
 
-        ``runs`` are ids; None means all of this folder.
+        ``runs`` are ids; None means all runs of the folder.
         """
 
 
 def settings_class(launcher: Any) -> type[LaunchSettings]:
-    """The class of the settings that a launcher, or its class, is told."""
-    found: type[LaunchSettings] = getattr(launcher, "settings", LaunchSettings)
-    return found
+    """The class of a launcher's settings. ``launcher`` is an instance or a class."""
+    cls: type[LaunchSettings] = getattr(launcher, "settings", LaunchSettings)
+    return cls
 
 
 def prints_commands(launcher: Launcher) -> bool:
-    """Whether standard output is for command lines alone."""
+    """Whether a launcher prints command lines, so that nothing else may be printed on standard output."""
     return bool(getattr(launcher, "prints_commands", False))
 
 
@@ -132,60 +134,64 @@ LAUNCHERS.register("commands", "sfmoe_dg.sweeps.launch.commands:Commands")
 
 
 def _working() -> Iterator[Callable[[], Launcher]]:
-    """The launchers that can be loaded: another package's that cannot must not keep the others from their work."""
+    """The launchers that can be loaded. A broken launcher of another package must not block the others."""
     for name in LAUNCHERS:
         with suppress(BrokenPlugin):
             yield LAUNCHERS.load(name)
 
 
 def declared_settings() -> dict[str, list[Value]]:
-    """The keys that a study's ``[launch]`` table may have, each with its declarations: a study names no launcher."""
-    found: dict[str, list[Value]] = {}
+    """The allowed keys of a study's ``[launch]`` table, each with the declarations of all launchers that have it.
+
+    A study does not name its launcher, so the keys of every launcher are allowed.
+    """
+    declarations: dict[str, list[Value]] = {}
     for launcher in _working():
         for name, declared in values_of(settings_class(launcher)).items():
-            found.setdefault(name, []).append(declared)
-    return found
+            declarations.setdefault(name, []).append(declared)
+    return declarations
 
 
 def check_launch(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The keys and values of a ``[launch]`` table, each right for some launcher that declares it.
+    """Check a ``[launch]`` table and return it. At least one launcher must declare each key and allow its value.
 
     Raises:
-        UserError: naming the key, its value and what is allowed, or the nearest known keys.
+        UserError: if a key is unknown (the message gives the nearest known keys) or a value is not allowed (the message
+            gives the key, the value and the allowed values).
     """
     known = declared_settings() if values else {}
     for name in values:
         if name not in known:
             raise unknown("key", name, known, f" in {where}")
-    return {name: read(_fitting(known[name], found), found, where) for name, found in values.items()}
+    return {name: read(_fitting(known[name], given), given, where) for name, given in values.items()}
 
 
 def all_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys and values of a ``[launch]`` table, and the defaults of all that it does not say."""
+    """A ``[launch]`` table with the defaults of all keys that it does not set."""
     return {name: declared[0].default for name, declared in declared_settings().items()} | dict(values)
 
 
-def _fitting(declared: Sequence[Value], found: Any) -> Value:
-    """The first declaration that a value is right for; the first of all if there is none."""
-    return next((one for one in declared if not one.complaint(found)), declared[0])
+def _fitting(declared: Sequence[Value], given: Any) -> Value:
+    """The first declaration that allows a value; without one, the first, whose message then says what is wrong."""
+    return next((one for one in declared if not one.complaint(given)), declared[0])
 
 
 def make_settings(launcher: Any, values: Mapping[str, Any]) -> LaunchSettings:
-    """What a launcher is told: of the keys and values of a ``[launch]`` table, those that it declares.
+    """The settings of one launcher: the keys and values of a ``[launch]`` table that it declares.
 
     Raises:
-        UserError: for a value that is right only for another launcher.
+        UserError: if only other launchers allow a value.
     """
     cls = settings_class(launcher)
-    own = {name: found for name, found in values.items() if name in values_of(cls)}
+    own = {name: given for name, given in values.items() if name in values_of(cls)}
     return from_mapping(cls, own, "[launch]")
 
 
 def queued_runs(output_dir: Path) -> dict[str, str]:
-    """The ids of the runs of this folder that some queue holds, each with the name of its job there.
+    """The runs of this folder that are in any launcher's queue: run id to the name of the job.
 
-    Another package's launcher that cannot be loaded is not asked: a run that it has queued may be started twice, which
-    its lease prevents, while nothing could be started at all if it were an error here.
+    Launchers of other packages that cannot be loaded are skipped. A run in such a queue may then be started a second
+    time, but its lease lets only one process train it. An error here would block every start instead.
 
     Raises:
         UserError: if jobs were submitted and their queue does not answer.

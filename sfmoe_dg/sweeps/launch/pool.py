@@ -1,4 +1,4 @@
-"""Runs as processes on one machine, a fixed number at a time: what the local launcher and a cluster's tasks share."""
+"""Run jobs as processes on one machine, a fixed number at a time. The local launcher and Slurm tasks use this."""
 
 from __future__ import annotations
 
@@ -22,20 +22,25 @@ from sfmoe_dg.sweeps.status import MAX_FAILURES
 
 POLL_SECONDS = 0.1
 SAVE_SECONDS = 60.0
-"""How long runs may take to save when they are asked to."""
+"""How long runs may take to save after a stop signal."""
 EXIT_OWNED = 75
-"""``sfmoe-dg train`` ends so where another process trains the run."""
-# No fault of the run: it was asked to stop, before or after it had begun to listen.
+"""The exit code of ``sfmoe-dg train`` if another process trains the run."""
+# A run that ends with one of these signals was asked to stop, so it has not failed. It returns 128 + the signal if it
+# had installed its handlers, and the signal kills it (a negative code) if not.
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 STOPPED = frozenset([-number for number in _STOP_SIGNALS] + [128 + number for number in _STOP_SIGNALS])
 
 OnEnd = Callable[[Job, "str | None", float], None]
-"""Called with a job, the error that it failed with or None, and the seconds it took."""
+"""Called when a run ends: with its job, its error (None if it is done) and the seconds that it took."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """A run under way in one of the places."""
+    """The process of a run.
+
+    ``place`` holds its environment variables, ``error_bytes`` the size of its error file at its start, and
+    ``checkpoint`` the signature of its checkpoint at its start.
+    """
 
     job: Job
     process: subprocess.Popen[bytes]
@@ -46,17 +51,17 @@ class Running:
 
     @property
     def is_settled(self) -> bool:
-        """Whether a run that was told to stop has nothing left to save: it gives its folder back, or ends."""
+        """Whether a run that received a stop signal has saved: it has released its lease or ended."""
         return self.process.poll() is not None or self.job.folder.lease is None
 
     @property
     def has_saved(self) -> bool:
-        """Whether this start has brought the run any further on disk."""
+        """Whether the run has finished or written a checkpoint since its start."""
         return self.job.folder.is_done or _signature(self.job.folder.checkpoint) != self.checkpoint
 
 
 class Pool:
-    """As many runs at a time as there are ``places``, each with that place's environment variables."""
+    """Runs one job per place at a time, each with the environment variables of its place."""
 
     def __init__(
         self,
@@ -69,13 +74,13 @@ class Pool:
         self._told: set[int] = set()
         self.running: list[Running] = []
         self.stop_signal: int | None = None
-        """Set from a signal handler: nothing is started any more, and what runs is sent this signal once."""
+        """Set by a signal handler. Then no further run is started, and :meth:`tell` sends this signal to the others."""
 
     def run(self, jobs: Sequence[Job]) -> list[Job]:
-        """Run every job that is neither done nor somebody else's nor failed too often; returns those of others.
+        """Run every job that is not done, not owned by another process and has not failed too often.
 
-        Ends early, with runs under way, once ``stop_signal`` is set. If something is raised meanwhile (Ctrl-C), runs
-        are let save and then ended: no process is left behind.
+        Returns the jobs that other processes own. If ``stop_signal`` is set, this returns early and its runs go on. On
+        an exception such as Ctrl-C's, the runs save and are then killed, so that no process is left behind.
         """
         waiting, of_others = deque(jobs), list[Job]()
         try:
@@ -110,7 +115,7 @@ class Pool:
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
                 env=os.environ | place,
-                # A session of its own: Ctrl-C in the terminal reaches only this process, which ends its runs in order.
+                # In a session of its own, so that the terminal's Ctrl-C reaches only this process; it stops the runs.
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
@@ -126,6 +131,7 @@ class Pool:
             if entry.job.folder.is_done:
                 self._on_end(entry.job, None, seconds)
             elif self.stop_signal is not None or entry.process.returncode in STOPPED:
+                # Stopped on request: neither done nor failed, and the next start resumes it.
                 continue
             elif entry.process.returncode == EXIT_OWNED or self._is_owned(entry.job.folder):
                 of_others.append(entry.job)
@@ -133,16 +139,16 @@ class Pool:
                 self._on_end(entry.job, _record_failure(entry), seconds)
 
     def tell(self) -> None:
-        """Send the stop signal to the runs that have not been sent it."""
+        """Send the stop signal to every run that has not received it yet."""
         assert self.stop_signal is not None
         for entry in self.running:
             if entry.process.pid not in self._told and entry.process.poll() is None:
                 self._told.add(entry.process.pid)
-                # To the run alone: its loader workers are its own business.
+                # Only to the run's main process, which ends its loader workers itself.
                 entry.process.send_signal(self.stop_signal)
 
     def save(self, number: int, seconds: float = SAVE_SECONDS) -> None:
-        """Tell every run to save, and wait until all have, or for ``seconds``."""
+        """Send every run the signal to save and wait until all have saved, for at most ``seconds``."""
         self.stop_signal = number
         self.tell()
         deadline = time.monotonic() + seconds
@@ -150,7 +156,7 @@ class Pool:
             time.sleep(POLL_SECONDS)
 
     def kill(self) -> None:
-        """End every run now."""
+        """Kill every run and its child processes."""
         for entry in self.running:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(entry.process.pid, signal.SIGKILL)
@@ -159,10 +165,10 @@ class Pool:
 
 
 def make_places(count: int, threads: int, gpus: int | None) -> list[dict[str, str]]:
-    """Environment variables for ``count`` runs side by side, dealt out over ``gpus`` GPUs.
+    """Environment variables for ``count`` runs side by side, which take turns in using ``gpus`` GPUs.
 
     Raises:
-        UserError: if this process may not use that many GPUs.
+        UserError: if CUDA_VISIBLE_DEVICES names fewer than ``gpus`` GPUs.
     """
     places = [{"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} for _ in range(count)]
     if gpus is not None:
@@ -197,7 +203,7 @@ def _record_failure(entry: Running) -> str:
 
 
 def last_line(path: Path, offset: int = 0) -> str:
-    """The last line behind ``offset`` bytes of a text file that is not blank."""
+    """The last line of a text file, after its first ``offset`` bytes, that is not blank; '' without one."""
     try:
         with path.open("rb") as file:
             file.seek(offset)
@@ -212,6 +218,6 @@ _PR_SET_PDEATHSIG = 1
 
 
 def _die_with_parent() -> None:
-    """On Linux, have the kernel end a run whose launcher was killed: nobody would note its end."""
+    """On Linux, ask the kernel to kill this run if its launcher dies: nothing would record the run's end."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,10 +1,11 @@
-"""What one task of a cluster's job does: it works through its runs and saves them when it is told to go.
+"""One task of a Slurm job: it trains its runs, and saves them when Slurm sends a stop signal.
 
-Slurm tells it in two ways. SIGUSR2 comes before the time limit: submitit calls :meth:`Task.checkpoint`, the runs save,
-and the job is requeued. SIGTERM comes before a preemption: the runs save, and the task waits for its end, since a job
-that ends by itself would not be requeued. Killed without a word, runs go on from their last checkpoint too.
+Slurm sends two signals. SIGUSR2 comes before the time limit: submitit calls :meth:`Task.checkpoint`, the runs save, and
+the job is requeued. SIGTERM comes before a preemption: the runs save, and the task waits to be killed, because Slurm
+does not requeue a job that ends by itself. If the task is killed without a signal, its runs resume from their last
+checkpoint.
 
-What a task has to say goes through submitit's log to ``launch/logs/<job>_<task>_0_log.out``.
+A task writes its messages through submitit's log to ``launch/logs/<job>_<task>_0_log.out``.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from sfmoe_dg.sweeps.launch.launcher import Job
 from sfmoe_dg.sweeps.launch.pool import POLL_SECONDS, Pool, make_places
 
 LONGEST_GRACE = 900.0
-"""Seconds after a SIGTERM for which a task waits to be killed, before it requeues itself."""
+"""Seconds for which a task waits to be killed after SIGTERM, before it requeues itself."""
 
 
 class Task:
-    """Task ``index`` of a submission (``launch.slurm_jobs``); what submitit calls on the compute node."""
+    """Task ``index`` of a submission (``launch.slurm.jobs``). submitit calls it on the compute node."""
 
     def __init__(self, submission: str, index: int) -> None:
         self._submission, self._index = submission, index
@@ -54,31 +55,31 @@ class Task:
         self._pool.stop_signal = number
 
     def _wait_for_the_end(self, pool: Pool) -> None:
-        """Let the runs save, then wait for the SIGKILL that ends a preempted job."""
+        """Let the runs save, then wait for the SIGKILL with which Slurm ends a preempted job."""
         assert pool.stop_signal is not None
-        _write("told to go (SIGTERM): runs save, then this task waits for its end")
+        _write("received SIGTERM: the runs save, then this task waits to be killed")
         pool.save(pool.stop_signal)
         _write("saved")
         deadline = time.monotonic() + LONGEST_GRACE
         while time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
-        _write("nobody ended this task: it requeues itself")
+        _write("this task was not killed: it requeues itself")
         pool.kill()
         subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True, timeout=60)
         time.sleep(LONGEST_GRACE)
 
     def checkpoint(self) -> Any:
-        """Save, before the time limit; submitit requeues the job to call what this returns."""
+        """Save the runs before the time limit. submitit requeues the job, which then calls the returned task."""
         from submitit.helpers import DelayedSubmission
 
         if self._pool is not None:
             self._pool.save(signal.SIGUSR2, self._content["save_seconds"])
-            _write("told to go (SIGUSR2): runs have saved; this task is requeued")
+            _write("received SIGUSR2: the runs have saved; this task is requeued")
             self._note_standstill(self._pool)
         return DelayedSubmission(Task(self._submission, self._index))
 
     def _note_standstill(self, pool: Pool) -> None:
-        """A run that had most of the time and got nowhere counts as failed: its task would be requeued for ever."""
+        """Record a failure for runs that saved nothing in over half of the time: they would be requeued forever."""
         limit = self._content["time_limit"]
         for entry in pool.running:
             if time.monotonic() - entry.started > limit / 2 and not entry.has_saved:
@@ -88,7 +89,7 @@ class Task:
 
 
 def _cores() -> int:
-    """The cores of this task: what Slurm says, or what this process may use."""
+    """The number of cores that Slurm gave this task or, without Slurm, that this process may use."""
     given = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE")
     return int(given) if given else usable_cores()
 

@@ -245,7 +245,7 @@ def test_preemption_with_grace_time_and_without(cluster, start, local_two, parti
     output = sweep.end()
     assert output.count("submitted Slurm job") == 1  # Slurm itself requeued both
     assert sweep.continued() == 2
-    assert sweep.log().count("told to go (SIGTERM)") == 2
+    assert sweep.log().count("received SIGTERM: the runs save") == 2
     assert_complete(sweep, local_two)
 
 
@@ -253,8 +253,8 @@ def test_a_time_limit_shorter_than_the_runs(cluster, start, local_two):
     # Slurm counts in minutes, and may send the signal half a minute early: also before the runs have begun.
     flags = ("--time", "1", "--save_seconds", "15", "--runs_per_task", "2", "--parallel_per_gpu", "2")
     sweep = start(*flags, nap=3.0)
-    signals = sweep.log().count("told to go (SIGUSR2)")
-    until(lambda: sweep.log().count("told to go (SIGUSR2)") > signals, "the time limit")
+    signals = sweep.log().count("received SIGUSR2: the runs have saved")
+    until(lambda: sweep.log().count("received SIGUSR2: the runs have saved") > signals, "the time limit")
     output = sweep.end()
     assert output.count("submitted Slurm job") == 1
     assert sweep.continued() >= 2

@@ -1,1 +1,1 @@
-"""The Slurm launcher: submitting arrays, asking the queue, staying until all runs have ended."""
+"""The Slurm launcher: it submits job arrays, reads the queue and can stay until all runs have ended."""

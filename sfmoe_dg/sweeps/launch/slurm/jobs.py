@@ -1,9 +1,9 @@
-"""What was submitted to Slurm for a folder of runs, and what of it is still in the queue. Needs no submitit.
+"""The jobs that were submitted to Slurm for a folder of runs, and those still in the queue. Needs no submitit.
 
-Every submission is one file ``launch/slurm-<id>.json``, written before the submission: ``name`` (the jobs' name in the
-queue, which finds them even if the submitting process died before it learned their number), ``job`` (the number),
-``cwd``, ``places`` (runs side by side), ``threads``, ``gpus``, ``save_seconds``, ``time_limit`` (seconds) and
-``tasks``, a list of lists of runs with ``title``, ``command`` and ``folder``.
+Every submission has a file ``launch/slurm-<id>.json``, which is written before the jobs are submitted. Its keys are
+``name`` (the jobs' name in the queue), ``job`` (their number), ``cwd``, ``places`` (runs at a time), ``threads``,
+``gpus``, ``save_seconds``, ``time_limit`` (seconds) and ``tasks``, a list of lists of runs with ``title``, ``command``
+and ``folder``. The name finds the jobs even if the submitting process died before it received their number.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from sfmoe_dg.runs.folder import RunFolder
 FOLDER = "launch"
 NAMES_AT_ONCE = 1000
 SINGLE = "N/A"
-"""What squeue prints for the task number of a job that is no array; ours then has one task, number 0."""
+"""What squeue prints as the task number of a job that is not an array. Such a job of ours has one task, number 0."""
 
 
 def submissions(output_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The files of all submissions, in the order of their names."""
+    """The file and content of every submission, sorted by file name."""
     for path in sorted((output_dir / FOLDER).glob("slurm-*.json")):
         yield path, read_json(path)
 
@@ -40,9 +40,9 @@ def save_submission(path: Path, content: dict[str, Any]) -> None:
 
 
 def tasks_in_queue(output_dir: Path) -> dict[tuple[str, int], str]:
-    """The tasks of this folder's submissions that wait, run or come to an end: (name, index) to Slurm's name of each.
+    """The waiting, running and ending tasks of this folder's submissions: (job name, task index) to Slurm's task id.
 
-    None on a machine without Slurm, such as one that the results were copied to.
+    The result is empty on a machine without Slurm, for example one to which the results were copied.
 
     Raises:
         UserError: if there are submissions and the queue does not answer.
@@ -63,13 +63,13 @@ def tasks_in_queue(output_dir: Path) -> dict[tuple[str, int], str]:
 
 
 def _has_ended(content: dict[str, Any], output_dir: Path) -> bool:
-    """Whether every run of a submission is done: the queue need not be asked."""
+    """Whether every run of a submission is done, so that the queue need not be asked about it."""
     folders = (output_dir / Path(run["folder"]).name for task in content["tasks"] for run in task)
     return all(RunFolder(folder).is_done for folder in folders)
 
 
 def queued_runs(output_dir: Path) -> dict[str, str]:
-    """The ids of the runs whose task is in the queue, each with Slurm's name of that task."""
+    """The runs whose task is in the queue: run id to Slurm's id of the task."""
     in_queue = tasks_in_queue(output_dir)
     by_name: dict[str, list[int]] = defaultdict(list)
     for name, index in in_queue:
@@ -83,10 +83,11 @@ def queued_runs(output_dir: Path) -> dict[str, str]:
 
 
 def ask(command: Sequence[str]) -> list[str]:
-    """The lines that one of Slurm's commands prints.
+    """Run one of Slurm's commands and return the lines that it prints.
 
     Raises:
-        UserError: if it is missing, does not answer within a minute, or refuses; with its own words.
+        UserError: if the command is missing, does not answer within a minute, or fails; the message repeats its last
+            line.
     """
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -101,15 +102,16 @@ def ask(command: Sequence[str]) -> list[str]:
 
 
 def settings_of_cluster() -> dict[str, str]:
-    """``scontrol show config`` as names and values."""
+    """The names and values that ``scontrol show config`` prints."""
     return parse_config(ask(["scontrol", "show", "config"]))
 
 
 def room_in_queue(cluster: dict[str, str], account: str | None, qos: str | None) -> int:
-    """How many more tasks the cluster takes from this user now, as far as it says.
+    """How many more tasks this user can submit now, according to the limits that the cluster reports.
 
-    The least of what MaxJobCount leaves, and, where there is accounting, of what the association's MaxSubmitJobs and
-    the quality of service's MaxSubmitJobsPerUser leave. Group limits are not looked up: they show when they refuse.
+    This is the smallest remainder of MaxJobCount and, on clusters with accounting, of the association's MaxSubmitJobs
+    and the quality of service's MaxSubmitJobsPerUser. Limits of groups are not looked up; Slurm refuses a submission
+    that exceeds them.
     """
     mine, everyone = jobs_in_queue()
     room = int(cluster["MaxJobCount"]) - everyone
@@ -122,7 +124,7 @@ def room_in_queue(cluster: dict[str, str], account: str | None, qos: str | None)
 
 
 def jobs_in_queue() -> tuple[int, int]:
-    """How many tasks of this user, and of everybody, are in the queue."""
+    """The number of tasks in the queue: of this user, and of all users."""
     users = [line.strip() for line in ask(["squeue", "--noheader", "--array", "--format=%U"])]
     return users.count(str(os.getuid())), len(users)
 
@@ -131,6 +133,6 @@ def _limits(kind: str, choice: Sequence[str], name: str) -> list[int]:
     try:
         lines = ask(["sacctmgr", "--noheader", "--parsable2", "show", kind, *choice, f"format={name}"])
     except UserError:
-        # Some clusters do not let users ask: then the limit shows when it refuses.
+        # Some clusters hide their limits from users. Slurm then refuses a submission that exceeds them.
         return []
     return [int(line) for line in lines if line.isdigit()]

@@ -1,7 +1,7 @@
 """Run a study on a Slurm cluster, as job arrays that are submitted through submitit.
 
-What is queued is known from the files of ``launch.slurm_jobs`` and from Slurm's queue; what is done, from the runs'
-folders. submitit's own idea of a job's state is not used: without accounting it has none.
+The files of ``launch.slurm.jobs`` and Slurm's queue show which runs are queued; the runs' folders show which are done.
+submitit's own job states are not used, because it has none on clusters without accounting.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Slurm:
     settings = SlurmSettings
 
     def launch(self, study: Study, settings: SlurmSettings, listener: Listener) -> bool:
-        """Submit what is neither done nor owned nor queued; with ``settings.wait``, stay until all has ended."""
+        """Submit the runs that are not done, owned or queued. With ``settings.wait``, stay until all have ended."""
         _check(study, settings)
         if settings.wait:
             Supervision(study, settings, listener).run()
@@ -38,14 +38,16 @@ class Slurm:
         queued = jobs_file.queued_runs(output_dir)
         tasks = sorted({task for run, task in queued.items() if runs is None or run in runs})
         for first in range(0, len(tasks), 500):
+            # In parts, since the length of a command line is limited.
             jobs_file.ask(["scancel", *tasks[first : first + 500]])
         return tasks
 
 
 def _check(study: Study, settings: SlurmSettings) -> None:
-    """
+    """Refuse mistakes here that would otherwise appear only on the compute nodes.
+
     Raises:
-        UserError: for what would only show on the compute nodes.
+        UserError: if submitit is missing, or the folder or the times cannot work.
     """
     try:
         import submitit  # noqa: F401
@@ -56,5 +58,5 @@ def _check(study: Study, settings: SlurmSettings) -> None:
     if settings.save_seconds >= 60 * settings.minutes:
         raise UserError(
             f"save_seconds is {settings.save_seconds} and the time limit is {settings.minutes} minutes: "
-            "runs would be told to save before they begin; give them more time"
+            "runs would receive the signal to save before they begin; give them more time"
         )

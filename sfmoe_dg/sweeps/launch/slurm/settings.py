@@ -23,9 +23,9 @@ def _is_duration(time: str | int) -> bool:
 
 @dataclass(frozen=True)
 class SlurmSettings(LaunchSettings):
-    """What a Slurm cluster is asked for."""
+    """The resources that a task requests from Slurm, and how tasks are submitted."""
 
-    runs_per_task: int = value(1, low=1, help="runs that one task works through")
+    runs_per_task: int = value(1, low=1, help="runs per task")
     partition: str | None = value(None, metavar="NAME", shape=TEXT, help="Slurm's partition")
     account: str | None = value(None, metavar="NAME", shape=TEXT, help="Slurm's account")
     qos: str | None = value(None, metavar="NAME", shape=TEXT, help="Slurm's qos")
@@ -33,23 +33,23 @@ class SlurmSettings(LaunchSettings):
     time: str | int = value(
         240,
         metavar="LIMIT",
-        help="of one task: minutes, or [days-]hours:minutes:seconds; it is requeued until its runs are done",
+        help="time limit of a task: minutes, or [days-]hours:minutes:seconds; it is requeued until its runs are done",
         shape=(_is_duration, 'minutes, or "[days-]hours:minutes:seconds" such as "12:00:00"'),
     )
-    cpus: int | None = value(None, low=1, help="CPUs of one task")
+    cpus: int | None = value(None, low=1, help="CPUs per task")
     memory: str | None = value(
         None,
         metavar="SIZE",
-        help="of one task, such as 16G",
+        help="memory per task, such as 16G",
         shape=(
             lambda size: MEMORY.fullmatch(size) is not None,
             'a number with K, M, G or T behind it, such as "16G"',
         ),
     )
     array_parallelism: int | None = value(
-        None, low=1, help="tasks that may run at the same time; default: as many as the cluster grants"
+        None, low=1, help="maximum number of tasks at a time; default: no limit but the cluster's"
     )
-    save_seconds: int = value(120, low=1, help="how long before the time limit runs save")
+    save_seconds: int = value(120, low=1, help="seconds before the time limit at which runs save")
     setup: tuple[str, ...] = value(
         (),
         metavar="LINE",
@@ -59,14 +59,14 @@ class SlurmSettings(LaunchSettings):
     sbatch: Mapping[str, str] = value(
         default_factory=dict,
         metavar="NAME=VALUE",
-        help="further option of sbatch, by its long name without dashes",
+        help="another option of sbatch: its long name without dashes",
         shape=(
             lambda table: all(is_text(text) for pair in table.items() for text in pair),
             "a table of sbatch's options, all of them strings",
         ),
     )
-    wait: bool = value(False, help="stay until all is done, submit lost tasks again, then print tables")
-    poll: int = value(30, low=1, help="seconds between two looks at the queue, with wait")
+    wait: bool = value(False, help="stay until all runs are done, submit lost runs again, then print tables")
+    poll: int = value(30, low=1, help="seconds between two looks at the queue, for wait")
 
     @property
     def minutes(self) -> int:

@@ -1,4 +1,4 @@
-"""Stay with a study on a cluster: look at the queue again and again, and submit what was lost, until all has ended."""
+"""Stay with a study on a cluster: check the queue repeatedly and submit lost runs again, until all runs have ended."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ from sfmoe_dg.sweeps.status import RunStatus
 
 LOST = "its process ended without a word: killed, out of memory, or its node failed"
 FUTILE_ROUNDS = 3
-"""How often what came back undone is submitted again while nothing at all gets done."""
+"""How many times in a row runs are submitted again without any progress in between."""
 
 
 class Supervision:
-    """Two things end it before all is done: a run that fails three times is given up, and so is a cluster on which
-    jobs end without beginning."""
+    """Submits runs until all are done or have failed for good.
+
+    A run that fails three times is given up. The whole supervision is given up if jobs repeatedly end without beginning
+    a run.
+    """
 
     def __init__(self, study: Study, settings: SlurmSettings, listener: Listener) -> None:
         self._study, self._settings, self._listener = study, settings, listener
         self._deaths = {self._death(state.folder) for state in study.states()}
-        """Dead owners that are accounted for: those of before this supervision, to begin with."""
+        """Tokens of dead owners that are already counted. Those from before this supervision are not failures."""
         self._submitted: set[RunFolder] = set()
         self._shown, self._news, self._futile = "", (0, 0), 0
 
@@ -35,7 +38,7 @@ class Supervision:
         """Return when every run is done or has failed for good.
 
         Raises:
-            UserError: if jobs end again and again without any run getting anywhere.
+            UserError: if jobs end repeatedly and no run makes progress.
         """
         while True:
             states = self._study.states()
@@ -58,6 +61,7 @@ class Supervision:
         noted = sum([self._note_death(folder) for folder in sorted(to_do)])
         if to_do & self._submitted:
             self._submitted -= to_do
+            # Failures count as progress too, since a failing run is given up in the end.
             news = sum(s.state is State.DONE for s in states), noted + sum(s.failures for s in states)
             self._futile = self._futile + 1 if news == self._news else 0
             self._news = news
@@ -67,12 +71,12 @@ class Supervision:
         self._submitted |= submit(self._study, self._settings, self._listener)
 
     def _death(self, folder: RunFolder) -> str:
-        """What names the owner whose lease lies in a folder; '' without one."""
+        """The token of the owner whose lease is in the folder; '' without a lease."""
         owner = folder.owner
         return owner.token if owner is not None else ""
 
     def _note_death(self, folder: RunFolder) -> bool:
-        """Count a run as failed whose process died and left its lease; nobody else has noted it."""
+        """Record a failure if the run's process died and left its lease, since no other process records it."""
         death = self._death(folder)
         if not death or death in self._deaths:
             return False

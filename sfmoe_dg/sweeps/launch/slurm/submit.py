@@ -1,4 +1,4 @@
-"""Submitting runs to Slurm as job arrays, through submitit."""
+"""Submit runs to Slurm as job arrays, through submitit."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from sfmoe_dg.sweeps.launch.slurm.settings import SlurmSettings
 from sfmoe_dg.sweeps.launch.task import Task
 
 NO_CAP = 1_000_000
-"""How often submitit may requeue a task at its time limit: early preemptions must not use it up."""
+"""How often submitit may requeue a task at its time limit. Preemptions count too, so the number must not run out."""
+# Parts of the messages with which Slurm refuses an array for its size.
 REFUSED_FOR_SIZE = ("SubmitJobLimit", "violates accounting/QOS policy", "submit limit", "temporarily unable to accept")
 PLAN_SECONDS = 3600.0
-"""How long to wait for another sweep that plans and submits in the same folder."""
+"""How long to wait for another sweep that is submitting in the same folder."""
 
 
 def submit(study: Study, settings: SlurmSettings, listener: Listener) -> set[RunFolder]:
-    """Submit every run that is to do; returns the folders of those that the cluster took.
+    """Submit every run that is to do; returns the folders of the runs that the cluster accepted.
 
-    Two sweeps that do this at once take turns.
+    Sweeps that submit in the same folder at the same time take turns, so that none submits a run twice.
     """
     with _turn(study.output_dir / jobs_file.FOLDER, listener):
         jobs = [study.job(state) for state in study.states() if state.is_to_do]
@@ -46,21 +47,21 @@ def submit(study: Study, settings: SlurmSettings, listener: Listener) -> set[Run
 
 
 def _turn(folder: Path, listener: Listener) -> Lease:
-    deadline, told = time.monotonic() + PLAN_SECONDS, False
+    deadline, announced = time.monotonic() + PLAN_SECONDS, False
     while True:
         try:
             return acquire(folder)
         except Owned as error:
             if time.monotonic() > deadline:
                 raise
-            if not told:
+            if not announced:
                 listener.say(f"another sweep submits in this folder ({error.owner}); waiting for it")
-                told = True
+                announced = True
             time.sleep(1)
 
 
 def _submit_tasks(study: Study, tasks: list[list[Job]], settings: SlurmSettings, listener: Listener) -> int:
-    """Arrays no larger than the cluster's MaxArraySize, as many tasks as it takes; returns how many it took."""
+    """Submit arrays of at most MaxArraySize tasks until the cluster accepts no more; returns how many it accepted."""
     cluster = jobs_file.settings_of_cluster()
     # Task numbers must be less than MaxArraySize, and they begin at 0.
     largest = max(1, int(cluster["MaxArraySize"]))
@@ -72,8 +73,8 @@ def _submit_tasks(study: Study, tasks: list[list[Job]], settings: SlurmSettings,
         try:
             number = array.submit()
         except _TooMany as refusal:
-            # A limit that the cluster does not tell (a group's): find what fits. The same words are used for a time
-            # limit or a size that no queue, however empty, will ever take.
+            # The cluster has a limit that it does not report, such as a group's: try half the size. Slurm uses the same
+            # words for a time limit or a size that it never accepts, so an empty queue and size 1 end the search.
             if size == 1 and jobs_file.jobs_in_queue()[0] == 0:
                 raise UserError(str(refusal)) from None
             room = size // 2
@@ -84,23 +85,23 @@ def _submit_tasks(study: Study, tasks: list[list[Job]], settings: SlurmSettings,
 
 
 class _TooMany(Exception):
-    """The cluster refuses an array for its size."""
+    """Slurm refuses an array for its size."""
 
 
 @dataclass(frozen=True)
 class _Array:
-    """One array of tasks, to be submitted."""
+    """One array of tasks, before its submission."""
 
     study: Study
     settings: SlurmSettings
     tasks: Sequence[Sequence[Job]]
 
     def submit(self) -> str:
-        """The number that Slurm gives the array.
+        """Submit the array; returns its job number.
 
         Raises:
-            _TooMany: if it is too large now.
-            UserError: if Slurm refuses it for another reason, with its words.
+            _TooMany: if the array is too large at the moment.
+            UserError: if Slurm refuses it for another reason; the message repeats Slurm's words.
         """
         import submitit
         from submitit.core.utils import FailedJobError
@@ -111,6 +112,7 @@ class _Array:
         content = self._content(name)
         executor = submitit.SlurmExecutor(folder / "logs", max_num_timeout=NO_CAP)
         executor.update_parameters(**self._parameters(name))
+        # Saved before the submission: if this process dies in between, the jobs can still be recognized by their name.
         jobs_file.save_submission(path, content)
         try:
             with _outside_of_jobs(), executor.batch():
@@ -141,9 +143,9 @@ class _Array:
         }
 
     def _parameters(self, name: str) -> dict[str, Any]:
-        """What submitit is told; it leaves out None."""
+        """The parameters for submitit, without those that are None."""
         settings = self.settings
-        # Slurm 22.05 and later: a job's --cpus-per-task does not reach its steps by itself.
+        # Since Slurm 22.05, the steps of a job do not inherit its --cpus-per-task.
         srun = [f"--cpus-per-task={settings.cpus}"] if settings.cpus is not None else []
         further: dict[str, Any] = {"requeue": True} | dict(settings.sbatch)
         parameters = {
@@ -166,7 +168,7 @@ class _Array:
         return {key: value for key, value in parameters.items() if value is not None}
 
     def _dependency(self) -> str | None:
-        """Where the number of running tasks is limited, arrays follow each other: Slurm limits each by itself."""
+        """With ``array_parallelism``, a new array waits for earlier ones: Slurm limits each array separately."""
         if self.settings.array_parallelism is None:
             return None
         tasks = jobs_file.tasks_in_queue(self.study.output_dir).values()
@@ -176,7 +178,7 @@ class _Array:
 
 @contextlib.contextmanager
 def _outside_of_jobs() -> Iterator[None]:
-    """Hide the job that this process itself may run in: what is submitted would take over its GPUs, CPUs and ranks."""
+    """Hide the Slurm job that this process may run in; submitted jobs would inherit its GPUs, CPUs and ranks."""
     from submitit.helpers import clean_env
 
     if "SLURM_JOB_ID" not in os.environ:
