@@ -21,7 +21,7 @@ def described(identities: np.ndarray | None = None, ignored: tuple[str, ...] = (
     setup = SimpleNamespace(
         spec=RunSpec("Debug28", "ERM", (1,)),
         device="cpu",
-        world=SimpleNamespace(shared=False),
+        execution=SimpleNamespace(world=SimpleNamespace(shared=False)),
         num_parameters=1,
         hparams={"lr": 0.1},
         dataset=DomainDataset("Made", domains, (1, 2, 2), ("only",), ("ink", "neon"), ignored=ignored),
