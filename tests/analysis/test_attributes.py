@@ -136,7 +136,7 @@ def test_a_wired_expert_is_found():
 def test_nothing_is_found_where_nothing_is():
     p = [
         associate(planted(seed, 0.0, 30), np.random.default_rng(seed), permutations=99, replicates=2).loc[1, "p"]
-        for seed in range(80)
+        for seed in range(150)
     ]
     assert stats.kstest(p, "uniform").pvalue > 0.01
 

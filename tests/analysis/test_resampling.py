@@ -72,7 +72,7 @@ def test_a_mean_has_its_usual_interval():
 def test_p_values_are_uniform_without_effect():
     random = np.random.default_rng(0)
     found = []
-    for _ in range(150):
+    for _ in range(300):
         x, y = random.normal(size=(2, 12))
         test = permutation_test(lambda order, x=x, y=y: np.array(abs(x @ y[order])), np.zeros(12), 199, random)
         found.append(float(test.p))

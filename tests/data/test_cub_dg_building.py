@@ -121,7 +121,7 @@ def test_killed_at_random_moments(cub_inputs: Path, tmp_path: Path, cub_resized:
     given = options(cub_inputs, tmp_path, size=24, batch_size=2)
     delays = random.Random(0)
     context, killed = multiprocessing.get_context("fork"), 0
-    for _ in range(15):
+    for _ in range(25):
         process = context.Process(target=build, args=(given,))
         process.start()
         process.join(delays.uniform(0.0, 0.15))

@@ -75,7 +75,15 @@ def test_no_bird_on_both_sides(miniature: Path, test_env: int, trial_seed: int) 
     assert len(trained & tested) == 6  # every bird, in another style
 
 
-@pytest.mark.parametrize(("algorithm", "split"), [("ERM", "random"), ("SFMoE", "identity")])
+@pytest.mark.parametrize(
+    ("algorithm", "split"),
+    [
+        ("ERM", "random"),
+        ("SFMoE", "identity"),
+        pytest.param("ERM", "identity", marks=pytest.mark.slow),
+        pytest.param("SFMoE", "random", marks=pytest.mark.slow),
+    ],
+)
 def test_training(miniature: Path, tmp_path: Path, algorithm: str, split: str) -> None:
     backbone = "sf_moe_tiny_32" if algorithm == "SFMoE" else "vit_tiny_32"
     spec = RunSpec(
