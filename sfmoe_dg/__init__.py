@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from sfmoe_dg.analysis.subject.observations import observe
     from sfmoe_dg.analysis.subject.opened import open_run
     from sfmoe_dg.data.build import build_dataset
-    from sfmoe_dg.data.catalog import CATALOG, DatasetFacts
+    from sfmoe_dg.data.catalog import CATALOG
+    from sfmoe_dg.data.facts.dataset_facts import DatasetFacts
     from sfmoe_dg.foundation.errors import UserError
     from sfmoe_dg.models.backbones import BACKBONES
     from sfmoe_dg.models.featurizer import Featurizer
@@ -93,7 +94,7 @@ _HOMES = {
     "LOGGERS": "sfmoe_dg.training.reporters.loggers:LOGGERS",
     "SELECTION_METHODS": "sfmoe_dg.results.selection:SELECTION_METHODS",
     "Algorithm": "sfmoe_dg.algorithms.base:Algorithm",
-    "DatasetFacts": "sfmoe_dg.data.catalog:DatasetFacts",
+    "DatasetFacts": "sfmoe_dg.data.facts.dataset_facts:DatasetFacts",
     "Execution": "sfmoe_dg.runs.execution:Execution",
     "Featurizer": "sfmoe_dg.models.featurizer:Featurizer",
     "Hparam": "sfmoe_dg.runs.hparams:Hparam",

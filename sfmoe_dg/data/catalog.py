@@ -37,6 +37,17 @@ def _complaint(name: str, found: object) -> str:
 
 
 CATALOG: Registry[DatasetFacts] = Registry("data set", "sfmoe_dg.datasets", _complaint)
+"""Data sets by name. ``CATALOG.register(name, facts)`` adds one.
+
+Examples:
+    >>> from dataclasses import replace
+    >>> from sfmoe_dg import CATALOG
+    >>> facts = replace(CATALOG.load("PACS"), name="PACSAgain", steps=100)
+    >>> CATALOG.register("PACSAgain", facts)
+    >>> "PACSAgain" in CATALOG
+    True
+    >>> del CATALOG["PACSAgain"]
+"""
 for _facts in (
     DEBUG_28,
     DEBUG_224,

@@ -221,7 +221,7 @@ def parse_overrides(text: str | None, where: str = "hparams") -> dict[str, Any]:
     Raises:
         UserError: if the text is not a JSON object, or gives a name twice.
 
-    Example:
+    Examples:
         >>> parse_overrides('{"lr": 1e-4, "batch_size": 32}')
         {'lr': 0.0001, 'batch_size': 32}
     """

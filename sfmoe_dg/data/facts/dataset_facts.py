@@ -36,12 +36,6 @@ class FolderContent:
         parts: the names under which its images are counted: domains, or parts such as "train" and "test".
         published: images per part; empty if not known.
         num_classes: 0 where only the data can tell.
-
-    Examples:
-        >>> from sfmoe_dg import CATALOG, DatasetFacts
-        >>> facts = CATALOG.load("PACS")
-        >>> isinstance(facts, DatasetFacts), facts.num_classes, facts.labels
-        (True, 7, ('A', 'C', 'P', 'S'))
     """
 
     name: str
@@ -76,6 +70,12 @@ class DatasetFacts:
         counter: ``'module:attribute'`` of the function that counts the images in its folder, by domain and class; the
             builders and ``sfmoe-dg doctor`` call it. Empty: nobody counts them.
         made_of: what the folder holds, if several data sets are made of the same files.
+
+    Examples:
+        >>> from sfmoe_dg import CATALOG, DatasetFacts
+        >>> facts = CATALOG.load("PACS")
+        >>> isinstance(facts, DatasetFacts), facts.num_classes, facts.labels
+        (True, 7, ('A', 'C', 'P', 'S'))
     """
 
     name: str
