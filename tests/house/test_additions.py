@@ -28,7 +28,19 @@ OF_DOMAINBED = {"results/tables.py", "compat/domainbed/upstream_algorithms.py"}
 """Files that list DomainBed's algorithms: the order of its tables, and what its own classes need."""
 ALSO_BACKBONES = {"mlp_width", "mlp_depth", "mlp_dropout"}
 """Hyper-parameters of DomainBed's MLP, which discriminators take too."""
-OBJECTIVES = {name: place for name, place in ALGORITHMS.registered.items() if ".objectives." in str(place)}
+
+
+def module_of(registered: object) -> str:
+    """The module of what a registry holds: ``module:attribute``, or the object once it has been loaded."""
+    return registered.partition(":")[0] if isinstance(registered, str) else str(registered.__module__)
+
+
+def file_of(module: str) -> str:
+    return module.removeprefix("sfmoe_dg.").replace(".", "/") + ".py"
+
+
+_files = {name: file_of(module_of(found)) for name, found in ALGORITHMS.registered.items()}
+OBJECTIVES = {name: file for name, file in _files.items() if file.startswith("algorithms/objectives/")}
 
 
 def words(node: ast.AST) -> Iterator[str]:
@@ -84,7 +96,7 @@ def count(kind: str) -> int:
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_an_objective_is_a_file_and_a_line(name):
-    file = str(OBJECTIVES[name]).partition(":")[0].removeprefix("sfmoe_dg.").replace(".", "/") + ".py"
+    file = OBJECTIVES[name]
     naming = files(names_of, name) - OF_DOMAINBED
     others = {path for path in naming if path.startswith("algorithms/objectives/")} - {file}
     assert naming - others == {file, "algorithms/registry.py"}, "others may only be objectives that derive from it"
@@ -143,9 +155,8 @@ def test_a_data_set_of_image_folders_needs_no_reader():
 def test_one_place_and_a_line(kind: str, registry: Registry[object], home: str) -> None:
     """Beside the command line and others of their kind, only the registry knows their modules."""
     assert count(kind) == 2
-    modules = [str(place).partition(":")[0] for place in registry.registered.values()]
-    own = [module.removeprefix("sfmoe_dg.").replace(".", "/") for module in modules]
-    own = [path.removesuffix("/figure").removesuffix("/launcher") for path in own]  # folders of several files
+    modules = [module_of(found) for found in registry.registered.values()]
+    own = [file_of(module).removesuffix("/figure.py").removesuffix("/launcher.py") for module in modules]
     naming = {path for path in files(modules_of, *modules) if not path.startswith((*own, "cli/"))}
     assert naming == {home}
 

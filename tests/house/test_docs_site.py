@@ -22,6 +22,7 @@ from browser import Browser
 from sfmoe_dg.analysis.compare.published_numbers import published
 from sfmoe_dg.cli.main import main
 from sfmoe_dg.data.catalog import CATALOG
+from sfmoe_dg.foundation.registry import REGISTRIES, open_registry
 from sfmoe_dg.runs.spec import RunSpec
 from sfmoe_dg.sweeps.plan import plan
 from sfmoe_dg.sweeps.study import read_spec
@@ -179,6 +180,40 @@ def test_the_architecture_names_files_and_folders_that_exist():
         found = {path.name for path in (ROOT / "sfmoe_dg" / room).rglob("*")}
         named = re.findall(r"`(?:[\w/]+/)?(\w+\.py|\w+(?=/`))", body)
         assert not [name for name in named if name not in found | {"datasets", "cli"}], room
+
+
+WRITERS_OWN = {"NAME.py"}
+"""Files that a page tells its reader to write."""
+
+
+def is_there(words: list[str]) -> bool:
+    """Whether ``sfmoe_dg`` and the words after it name a module, or a name in one."""
+    place = ROOT / words[0]
+    for number, word in enumerate(words[1:], 1):
+        if (place / f"{word}.py").is_file():
+            return not words[number + 1 :] or words[number + 1] in (place / f"{word}.py").read_text(encoding="utf-8")
+        if not (place / word).is_dir():
+            return word in (place / "__init__.py").read_text(encoding="utf-8")
+        place /= word
+    return True
+
+
+@pytest.mark.parametrize("page", [*PAGES, "analysis/README.md", "docs/tutorial.ipynb"])
+def test_every_module_and_file_that_a_page_names_exists(page):
+    written = text(page).partition("\n### Changed")[0] if page == "CHANGELOG.md" else text(page)  # it names old modules
+    groups = {registry.group for registry in map(open_registry, REGISTRIES)}
+    modules = set(re.findall(r"\bsfmoe_dg(?:\.\w+)+", written)) - groups
+    files = set(
+        re.findall(r"\b(?:sfmoe_dg|docs|tests|bench|analysis|sweeps|datasets)/[\w/]+\.(?:py|md|toml)\b", written)
+    )
+    lost = [module for module in modules if not is_there(module.split("."))]
+    known = [ROOT, ROOT / "sfmoe_dg"]
+    lost += [
+        file
+        for file in files
+        if Path(file).name not in WRITERS_OWN and not any((base / file).is_file() for base in known)
+    ]
+    assert not lost, f"{page} names what does not exist"
 
 
 def rows_of(page: str, first_column: str) -> list[list[str]]:

@@ -159,7 +159,7 @@ def test_killed_while_a_checkpoint_is_written(tmp_path, whole_runs, monkeypatch)
             os.kill(os.getpid(), signal.SIGKILL)
         real(content, file)
 
-    monkeypatch.setattr("sfmoe_dg.training.model_file.torch.save", die_in_the_middle)
+    monkeypatch.setattr("sfmoe_dg.foundation.torch_files.torch.save", die_in_the_middle)
     process = start(folder, algorithm, hparams)
     process.join(60)
     assert process.exitcode == -signal.SIGKILL

@@ -179,7 +179,7 @@ def test_unlabeled_splits_are_evaluated_and_numbered_as_upstream_does(tmp_path):
         ({"algorithm": "ERMM"}, "unknown algorithm 'ERMM': did you mean ERM"),
         ({"hparams": '{"batch_size": 4, "backbone": "vit_tiny_23"}'}, "unknown backbone 'vit_tiny_23'.*vit_tiny_32"),
         ({"hparams": '{"bach_size": 3}'}, "unknown hyper-parameter 'bach_size'"),
-        ({"hparams": '{"batch_size": 0}'}, "'batch_size' in --hparams is 0; it must be a whole number of at least 1"),
+        ({"hparams": '{"batch_size": 0}'}, "'batch_size' in hparams is 0; it must be a whole number of at least 1"),
         ({"hparams": '{"lr": NaN}'}, "finite"),
         ({"hparams": '{"batch_size": 14}'}, "13.*14|14.*13"),
         ({"test_envs": (9,)}, "9"),

@@ -44,7 +44,7 @@ class CORAL(ERM):
 def moment_distance(a: Tensor, b: Tensor) -> Tensor:
     """The mean squared difference of the means, plus that of the covariances, of a [N, D] and b [M, D].
 
-    Example:
+    Examples:
         >>> moment_distance(torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [3.0]]))
         tensor(1.)
     """

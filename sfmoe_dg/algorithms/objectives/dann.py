@@ -136,7 +136,7 @@ def class_balanced_weights(labels: Tensor) -> Tensor:
 
     As in DomainBed, the weights sum to (number of classes in the batch) / (largest label in the batch + 1).
 
-    Example:
+    Examples:
         >>> class_balanced_weights(torch.tensor([0, 1, 1]))
         tensor([0.5000, 0.2500, 0.2500])
     """

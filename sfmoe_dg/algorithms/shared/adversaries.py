@@ -20,7 +20,7 @@ def make_discriminator(in_features: int, num_domains: int, hparams: dict[str, An
 def takes_discriminator_turn(update_count: Tensor, d_steps_per_g_step: int) -> bool:
     """Whether update number ``update_count``, counted from 1, trains the discriminator.
 
-    Example:
+    Examples:
         >>> import torch
         >>> [takes_discriminator_turn(torch.tensor(count), 2) for count in range(1, 7)]
         [True, False, True, True, False, True]

@@ -30,7 +30,7 @@ def tensors(network: nn.Module) -> State:
 def move_towards(state: Mapping[str, Tensor], target: Mapping[str, Tensor], share: float) -> None:
     """Set ``state`` to ``(1 - share)·state + share·target`` in place; integers and booleans are copied from ``target``.
 
-    Example:
+    Examples:
         >>> state = {"weight": torch.zeros(2)}
         >>> move_towards(state, {"weight": torch.ones(2)}, 0.25)
         >>> state["weight"]
@@ -47,7 +47,7 @@ def move_towards(state: Mapping[str, Tensor], target: Mapping[str, Tensor], shar
 class RunningMean:
     """The mean of the states added so far, on the device of the first one; ``state`` is None before that.
 
-    Example:
+    Examples:
         >>> mean = RunningMean()
         >>> mean.add({"weight": torch.tensor([1.0])})
         >>> mean.add({"weight": torch.tensor([3.0])})

@@ -19,7 +19,7 @@ def gaussian_mmd(a: Tensor, b: Tensor, gammas: Sequence[float] = FEATURE_GAMMAS)
     mean k(a, a) + mean k(b, b) - 2 mean k(a, b), the biased estimate, which also compares an image with itself. Always
     in float32, since it is a small difference of large numbers.
 
-    Example:
+    Examples:
         >>> a, b = torch.zeros(2, 1), torch.ones(3, 1)
         >>> round(gaussian_mmd(a, b, gammas=[1.0]).item(), 4)  # 1 + 1 - 2/e
         1.2642

@@ -22,7 +22,7 @@ def lr_factor(step: int, steps: int, hparams: Mapping[str, Any]) -> float:
     It rises linearly during ``warmup_steps`` steps. Then it stays 1 (``lr_schedule`` 'constant') or falls to 0 along
     half a cosine ('cosine'; Loshchilov and Hutter, SGDR, 2017, without restarts).
 
-    Example:
+    Examples:
         >>> hparams = {"lr_schedule": "cosine", "warmup_steps": 1}
         >>> [round(lr_factor(step, 5, hparams), 2) for step in range(5)]
         [0.5, 1.0, 0.85, 0.5, 0.15]
