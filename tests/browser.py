@@ -1,4 +1,4 @@
-"""A headless Chromium for tests, spoken to through pipes in its own protocol (Chrome DevTools Protocol)."""
+"""A headless Chromium for tests, controlled through pipes by the Chrome DevTools Protocol."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ OPTIONS = [
 
 
 class Browser:
-    """One page; ``requests`` (addresses) and ``errors`` (sentences) collect what it asked for and complained about."""
+    """One page. ``requests`` collects the requested addresses, ``errors`` the messages of errors."""
 
     def __init__(self, profile):
         chromium = shutil.which("chromium") or shutil.which("google-chrome")
@@ -85,7 +85,7 @@ class Browser:
             self.errors.append(str(params["args"]))
 
     def open(self, path, width=1200, height=900):
-        """Open a file, or an address given as a string; wait until it and its images are there."""
+        """Open a file or an address (a string), and wait until the page and its images are loaded."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
@@ -93,7 +93,7 @@ class Browser:
         self.wait("document.readyState === 'complete'")
 
     def js(self, expression):
-        """The value of a JavaScript expression, a promise's when it is there."""
+        """The value of a JavaScript expression; for a promise, its result."""
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
@@ -117,7 +117,7 @@ class Browser:
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=VIRTUAL.get(key, 0))
 
     def pixels(self, selector):
-        """A short text that stands for what a canvas shows."""
+        """A short text that identifies the content of a canvas."""
         return self.js(f"document.querySelector({json.dumps(selector)}).toDataURL()")
 
     def screenshot(self, path, whole=True):

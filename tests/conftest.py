@@ -1,4 +1,4 @@
-"""Shared fixtures: where the real sample data is, and small data made on the spot."""
+"""Shared fixtures: the folder of real sample data, and small data that is made for a test."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(autouse=True)
 def forgotten_plugins() -> Iterator[None]:
-    """What a test registers is gone after it, and so are the plug-in files that it loaded: tests share a process."""
+    """Remove the entries and plug-in files that a test registered or loaded, because tests share a process."""
     # Those that take torch to import are left alone by tests that have not imported it.
     here = [what for what, place in REGISTRIES.items() if what != "backbones" or place.partition(":")[0] in sys.modules]
     registered = {what: set(open_registry(what).registered) for what in here}

@@ -1,4 +1,4 @@
-"""Packages made visible as pip would make them, without pip: for tests of entry points."""
+"""Make packages visible as pip does, without pip, for tests of entry points."""
 
 from __future__ import annotations
 

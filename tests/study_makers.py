@@ -1,4 +1,4 @@
-"""Folders of sweeps in every state, made without training."""
+"""Make folders of sweeps in every state, without training."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def begin(output_dir: Path, run: RunSpec, *files: str) -> Path:
 
 
 def note_progress(folder: Path, progress: Progress) -> None:
-    """Without waiting for the disk, for the sake of thousands."""
+    """Write progress without waiting for the disk, since tests make thousands of runs."""
     RunFolder(folder).progress.write_text(json.dumps(asdict(progress)))
 
 
@@ -48,7 +48,7 @@ def make_done(output_dir: Path, run: RunSpec, seconds_per_step: float | None = N
 
 
 def make_running(output_dir: Path, run: RunSpec, progress: Progress | None = None, **owner: Any) -> Path:
-    """Held by this very process, or by an owner that differs in what is given."""
+    """Make a run whose owner is this process, with the given values changed."""
     folder = begin(output_dir, run, "results.jsonl")
     (folder / "lease.1.json").write_text(json.dumps(asdict(replace(this_process(), **owner))))
     if progress is not None:

@@ -1,4 +1,4 @@
-"""The small networks of every architecture, as the registries list them: for tests that run each of them."""
+"""The small networks of every architecture in the registries, for tests that run them all."""
 
 from __future__ import annotations
 

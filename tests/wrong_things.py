@@ -98,7 +98,7 @@ def link(path: str, to: str) -> Maker:
 
 
 def picture_of_size(width: int, height: int) -> Maker:
-    """A PNG of a few bytes that says it is as large as this."""
+    """A PNG of a few bytes whose header declares this size."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -109,12 +109,12 @@ def picture_of_size(width: int, height: int) -> Maker:
 
 
 def floats(_: Path) -> None:
-    """A picture whose pixels are floating-point numbers, of which nobody knows the range."""
+    """A picture whose pixels are floating-point numbers of unknown range."""
     Image.fromarray(np.linspace(-3, 900, 64, dtype=np.float32).reshape(8, 8)).save("data/b/dog/3.tiff")
 
 
 class Malice:
-    """Makes a folder when it is unpickled."""
+    """An object that makes a folder when it is unpickled."""
 
     def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
         return os.mkdir, ("was_executed",)

@@ -23,9 +23,9 @@ EXAMPLE = f"""example:
   sfmoe-dg analyze results/quickstart/0a9a67c1… --what parts expert-maps --images 100 --output_dir figures
 
 analyses: {", ".join(ANALYSES.registered)}
-and those of other packages; sfmoe-dg list analyses says what they show.
+and those of other packages. sfmoe-dg list analyses describes them.
 
-Every figure is saved as PNG and PDF, with its numbers as CSV and a line that says what it shows as TXT.
+Every figure is saved as PNG and PDF, its numbers as CSV and its caption as TXT.
 """
 
 
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "target",
         metavar="RUN",
-        help="the folder of a finished run, or of a sweep: its best SFMoE run is then looked into",
+        help="the folder of a finished run, or of a sweep, whose best SFMoE run is then analyzed",
     )
     parser.add_argument(
         "--what", nargs="+", default=[ALL], metavar="NAME", help="analyses by name, or all (the default)"
@@ -42,14 +42,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_subject_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that say what is looked at and where the figures go; the scripts in ``analysis/`` have them too."""
-    parser.add_argument("--output_dir", help=f"where the figures go; default: RUN/{FIGURES}")
-    parser.add_argument("--images", type=int, metavar="N", help="images of each domain's out-split; default: all")
-    parser.add_argument("--layer", metavar="NAME", help="for figures of one layer of experts; default: the last")
-    parser.add_argument("--data_dir", help="default: where the run found the data")
+    """Add the flags that choose images, layer and output folder. The scripts in ``analysis/`` have them too."""
+    parser.add_argument("--output_dir", help=f"the folder for the figures; default: RUN/{FIGURES}")
+    parser.add_argument(
+        "--images", type=int, metavar="N", help="number of images from each domain's out-split; default: all"
+    )
+    parser.add_argument(
+        "--layer", metavar="NAME", help="the layer, for figures that show one layer of experts; default: the last"
+    )
+    parser.add_argument("--data_dir", help="the data folder; default: the run's")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="torch's threads on the CPU; default: as torch chooses"
+        "--threads", type=int, metavar="N", help="number of torch's CPU threads; default: torch's choice"
     )
     parser.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="module or .py to import")
 
@@ -65,18 +69,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def quiet_profiler() -> None:
-    """Keep torch's profiler, which measures memory, from writing to standard error. Call this before torch's import."""
+    """Silence torch's profiler, which measures memory and logs to standard error. Call this before importing torch."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def output_folder(args: argparse.Namespace) -> Path:
-    """Where the figures go."""
+    """The folder for the figures."""
     return Path(args.output_dir) if args.output_dir else Path(args.target) / FIGURES
 
 
 def subject_of(args: argparse.Namespace, prefer: str = "SFMoE") -> Subject:
-    """The run to look into; of a sweep, the best run of the algorithm ``prefer`` comes first.
+    """The run to analyze. For a sweep, this is the best run of the algorithm ``prefer`` if there is one.
 
     Raises:
         UserError: if a flag's value is not allowed, or the folder holds no records.
@@ -111,9 +115,11 @@ def _names(what: list[str]) -> list[str]:
 
 
 def draw_all(subject: Subject, names: list[str], output: Path, skip: bool) -> int:
-    """Draw and save figure by figure; ``skip`` goes on, with a sentence, where a run has nothing for an analysis.
+    """Draw and save the figures of these analyses one after the other.
 
-    Returns 1 if an analysis failed for another reason.
+    With ``skip``, an analysis that raises UserError is left out with a note on standard error.
+
+    Returns 1 if an analysis was left out for another reason than that it does not apply to the run, otherwise 0.
     """
     from sfmoe_dg.analysis.drawing.saving import save
     from sfmoe_dg.analysis.subject.subject import NotApplicable

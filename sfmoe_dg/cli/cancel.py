@@ -17,15 +17,15 @@ EXAMPLE = """example:
   sfmoe-dg cancel --output_dir results/pacs
   sfmoe-dg cancel --output_dir results/pacs 3f9a 'PACS ERM test 0 hparams 0 trial 1'
 
-Without RUN, the sweeps that work in the folder are ended too, so that they start nothing more. The same sweep command
-goes on later, from the checkpoints. The exit code is 1 if something goes on that cannot be stopped from here.
+Without RUN, the sweeps that work in the folder are ended too, so that they start no more runs. The same sweep command
+resumes the runs later from their checkpoints. The exit code is 1 if a process could not be stopped from this machine.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="*", metavar="RUN", help="only these; default: all")
     parser.add_argument("--output_dir", required=True, help="the folder of a sweep")
-    parser.add_argument("--dry_run", action="store_true", help="say what would be stopped and stop nothing")
+    parser.add_argument("--dry_run", action="store_true", help="print what would be stopped and stop nothing")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         return _announce(chosen, output_dir, queued, not named)
     left = 0 if named else _stop_sweeps(output_dir)
     canceled = _cancel_jobs(output_dir, {s.folder.name for s in chosen} if named else None)
-    # Runs of a job that was just taken out of the queue are saving: a second signal would end them before they have.
+    # Runs of the canceled jobs are saving now. A second signal would end them before they have saved.
     rest = [s.spec for s in chosen if s.folder.name not in canceled]
     left += _stop_runs(status(rest, output_dir))
     return 1 if left else 0
@@ -75,7 +75,7 @@ def _announce(states: Sequence[RunStatus], output_dir: Path, queued: dict[str, s
 
 
 def _stop_sweeps(output_dir: Path) -> int:
-    """End the sweeps that work in the folder; returns how many could not be."""
+    """End the sweeps that work in the folder; returns how many of them could not be ended."""
     from sfmoe_dg.sweeps.launch.active_sweeps import sweeps_of
     from sfmoe_dg.sweeps.stop_and_delete import Stop, stop_process
 
@@ -89,7 +89,7 @@ def _stop_sweeps(output_dir: Path) -> int:
 
 
 def _cancel_jobs(output_dir: Path, ids: set[str] | None) -> set[str]:
-    """Take jobs out of every queue; returns the runs that they hold, which may be more than were named."""
+    """Cancel the jobs of these runs in every queue; returns all runs of these jobs, also those not in ``ids``."""
     from sfmoe_dg.foundation.registry import BrokenPlugin
     from sfmoe_dg.sweeps.launch.launcher import LAUNCHERS
 
@@ -113,7 +113,7 @@ def _cancel_jobs(output_dir: Path, ids: set[str] | None) -> set[str]:
 
 
 def _stop_runs(states: Sequence[RunStatus]) -> int:
-    """Stop runs on this machine; returns how many go on."""
+    """Stop runs on this machine; returns how many could not be stopped."""
     from sfmoe_dg.sweeps.find_run import title
     from sfmoe_dg.sweeps.stop_and_delete import Stop, stop_runs
 

@@ -14,7 +14,7 @@ FILES = {
     "csv": "results.csv",
     "html": "results.html",
 }
-"""The formats of the tables and the file that each is saved in."""
+"""The formats of the tables, and the file name of each."""
 
 EXAMPLE = """example:
   sfmoe-dg collect --input_dir results/quickstart
@@ -27,8 +27,12 @@ Text on standard output is exactly what DomainBed's collect_results prints.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input_dir", required=True, help="the folder that holds one sub-folder per run")
-    parser.add_argument("--format", default="text", choices=tuple(FILES), help="what is printed (default: %(default)s)")
-    parser.add_argument("--save", action="store_true", help="write every format beside the runs and print the paths")
+    parser.add_argument(
+        "--format", default="text", choices=tuple(FILES), help="the format that is printed (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--save", action="store_true", help="write the tables in every format into the folder and print the paths"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,13 +50,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def tell(problems: Sequence[str]) -> None:
-    """What was left out or is doubtful, on standard error."""
+    """Print on standard error which records were left out or are doubtful."""
     for problem in problems:
         print(f"sfmoe-dg: note: {problem}", file=sys.stderr)
 
 
 def save_tables(input_dir: Path) -> list[Path]:
-    """Every format of the tables, written into the folder of the runs; returns the paths."""
+    """Write the tables in every format into the folder of the runs; returns the paths."""
     from sfmoe_dg.foundation.cores import usable_cores
     from sfmoe_dg.foundation.files import write_atomic
     from sfmoe_dg.results.collect import FORMATS

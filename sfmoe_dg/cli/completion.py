@@ -11,7 +11,7 @@ EXAMPLE = """example:
   eval "$(sfmoe-dg completion zsh)"     # in ~/.zshrc, behind compinit
   sfmoe-dg completion fish > ~/.config/fish/completions/sfmoe-dg.fish
 
-The script holds all names, those of installed plug-ins too: print it again after installing one.
+The script contains all names, including those of installed plug-ins. Print it again after installing a plug-in.
 """
 
 

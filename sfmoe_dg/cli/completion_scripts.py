@@ -1,4 +1,4 @@
-"""Scripts for bash, zsh and fish from what may stand where. They start no process when a key is pressed."""
+"""Write the completion scripts for bash, zsh and fish. The scripts start no process when Tab is pressed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from sfmoe_dg.cli.completion_words import Command, Flag, Slot
 
 PROGRAM = "sfmoe-dg"
 
-# The same walk in bash and zsh. It leaves in $command the sub-command before the cursor, in $flag the last flag if what
-# is to be completed may be its value, and in $choices and $paths what may stand there.
+# The part that bash and zsh share. It sets $command to the sub-command before the cursor, $flag to the last flag if the
+# word at the cursor may be its value, and $choices and $paths to the completions of that word.
 _WALK = """
     local command="" flag="" choices="" paths="" word values=0
     for word in "${before[@]}"; do
@@ -123,7 +123,7 @@ def _fish_lines(commands: Sequence[Command]) -> Iterator[str]:
 
 
 def _fish_values(slot: Slot, required: bool) -> str:
-    """``-x`` takes the words and no file, ``-r -F`` files."""
+    """fish's options for a value: ``-x`` offers only these words, ``-r -F`` offers files."""
     if slot.paths == "folders":
         return f"{' -x' if required else ''} -a '(__fish_complete_directories)'"
     if slot.paths == "files":

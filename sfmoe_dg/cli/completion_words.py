@@ -1,4 +1,4 @@
-"""What may stand where on the command line, as its parsers say: the part of completion that all shells share."""
+"""The words that may follow on a command line, read from its parsers. The scripts of all shells use them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILES = ("plugin", "spec", "prefix", "out")
 
 @dataclass(frozen=True)
 class Slot:
-    """What may stand in a place: one of these words; a path, "files" or "folders"; neither: only the user knows."""
+    """The completions of one position: a list of words, or paths of the kind "files" or "folders", or none."""
 
     words: tuple[str, ...] = ()
     paths: str = ""
@@ -29,7 +29,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Flag:
-    """``slot`` is None for a flag without value; ``many``: it takes several."""
+    """A flag. ``slot`` holds the completions of its value and is None without a value; ``many``: it takes several."""
 
     names: tuple[str, ...]
     help: str
@@ -43,17 +43,17 @@ class Command:
     help: str
     flags: tuple[Flag, ...]
     slot: Slot
-    """What its words that are no flags may be."""
+    """The completions of its positional arguments."""
 
 
 def commands(parser: argparse.ArgumentParser) -> list[Command]:
     """The sub-commands of a parser."""
-    found: list[Command] = []
+    result: list[Command] = []
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             summaries = {choice.dest: choice.help or "" for choice in action._choices_actions}
-            found += [_command(name, summaries[name], sub._actions) for name, sub in action.choices.items()]
-    return found
+            result += [_command(name, summaries[name], sub._actions) for name, sub in action.choices.items()]
+    return result
 
 
 def _command(name: str, summary: str, actions: Iterable[argparse.Action]) -> Command:

@@ -1,4 +1,4 @@
-"""A run shown on the terminal, and in its out.txt."""
+"""Show a run on the terminal and in its ``out.txt``."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from sfmoe_dg.training.prepare import Setup
 
 SHOWN_SECONDS = 1.0
-"""The progress bar's loss is no older than that."""
+"""The progress bar shows a new loss after this time."""
 
 
 class ConsoleReporter(Reporter):
-    """Shows a run: a progress bar where there is a terminal, a line per evaluation everywhere, and out.txt."""
+    """Prints a line per evaluation, also to ``out.txt``, and shows a progress bar if there is a terminal."""
 
     def __init__(self, folder: Path, on_start: Callable[[], None] = lambda: None) -> None:
         self._folder, self._on_start = RunFolder(folder), on_start
@@ -58,7 +58,7 @@ class ConsoleReporter(Reporter):
     def stepped(self, step: int, values: Values) -> None:
         now = time.monotonic()
         if not self._bar.disable and now - self._shown >= SHOWN_SECONDS:
-            # Not at every step: to show a loss is to wait for the device.
+            # Not at every step, because reading the loss waits for the device.
             self._shown = now
             self._bar.set_postfix(loss=f"{float(values['loss']):.3f}" if "loss" in values else "", refresh=False)
         self._bar.update(1)
@@ -94,12 +94,12 @@ class ConsoleReporter(Reporter):
 
 
 def in_percent(accuracy: float | None) -> str:
-    """With one digit; a dash where it was not measured."""
+    """An accuracy in percent with one decimal; a dash if it was not measured."""
     return "-" if accuracy is None else f"{100 * accuracy:.1f}"
 
 
 def describe_run(setup: Setup) -> list[str]:
-    """What is trained on what, the hyper-parameters, and what was left out."""
+    """The lines that introduce a run: its algorithm, data, hyper-parameters, split sizes and left-out files."""
     from sfmoe_dg.data.splits import count_shared_identities
 
     names = setup.dataset.domain_names

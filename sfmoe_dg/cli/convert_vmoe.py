@@ -10,7 +10,7 @@ EXAMPLE = """example:
   sfmoe-dg convert-vmoe vmoe_s32_last2_ilsvrc2012_randaug_light1 v_moe_s32.safetensors
   sfmoe-dg train --dataset PACS --algorithm VMoE --hparams '{"pretrained": "v_moe_s32.safetensors"}'
 
-Needs the package msgpack: pip install 'sfmoe-dg[vmoe]'.
+This needs the package msgpack: pip install 'sfmoe-dg[vmoe]'.
 """
 
 

@@ -1,4 +1,4 @@
-"""Delete the folders of runs that are not done and that nobody trains."""
+"""Delete the folders of runs that are not done and that no process trains."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ EXAMPLE = """example:
   sfmoe-dg delete-incomplete --output_dir results/pacs --dry_run
   sfmoe-dg delete-incomplete --output_dir results/pacs --yes
 
-Runs that are done, under way or queued are never touched. What is deleted begins anew with the next sweep, although
-it could go on from its last checkpoint: this is for studies that are given up, and for full disks.
+Runs that are done, under way or queued are never touched. The next sweep starts deleted runs from the beginning, while
+it would resume them from their checkpoints otherwise. Use this for studies that are given up, and for full disks.
 """
 
 

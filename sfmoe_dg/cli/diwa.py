@@ -9,8 +9,8 @@ EXAMPLE = """example:
   sfmoe-dg sweep sweeps/pacs.toml --data_dir DATA --output_dir results/pacs
   sfmoe-dg diwa --input_dir results/pacs --dataset PACS --algorithm LPFT --test_env 3 --output_dir results/soups/pacs_3
 
-The result is a run's folder, with its own row DiWA(LPFT) in the tables of the folder above it. The runs must have kept
-their models (no --skip_model_save).
+The result is the folder of a run. The tables of the folder above it get a row DiWA(LPFT). The runs must have kept their
+models (no --skip_model_save).
 """
 
 
@@ -20,16 +20,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--algorithm", required=True, help="the algorithm of the runs")
     parser.add_argument("--test_env", required=True, type=int, metavar="N", help="number of the held-out domain")
     parser.add_argument("--output_dir", required=True, help="the folder of the averaged model")
-    parser.add_argument("--trial_seed", type=int, default=0, help="runs of one trial share their splits")
+    parser.add_argument(
+        "--trial_seed",
+        type=int,
+        default=0,
+        help="average the runs of this trial, which share their splits (default: %(default)s)",
+    )
     parser.add_argument(
         "--soup",
         choices=("restricted", "uniform"),
         default="restricted",
-        help="restricted: keep the runs that do not lower the mean's accuracy on the training domains; uniform: all",
+        help="restricted: keep a run if it does not lower the mean's accuracy on training domains; uniform: keep all",
     )
-    parser.add_argument("--data_dir", help="default: where the runs found the data")
+    parser.add_argument("--data_dir", help="the data folder; default: the runs'")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    parser.add_argument("--num_workers", type=int, help="loader processes")
+    parser.add_argument("--num_workers", type=int, help="number of loader processes")
     parser.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="module or .py to import")
 
 

@@ -11,8 +11,8 @@ EXAMPLE = """example:
   sfmoe-dg doctor --data_dir DATA --output_dir results
   sfmoe-dg doctor --json
 
-ok: nothing to do; warning: something will be slow, or will not work for those who need it; problem: runs will fail. The
-exit code is 1 if there is a problem, and 0 otherwise.
+ok: nothing to do; warning: something will be slow, or an optional part will not work; problem: runs will fail. The exit
+code is 1 if there is a problem, and 0 otherwise.
 """
 
 
@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data_dir", help="the folder that holds the data sets' folders; without it, data are not checked"
     )
-    parser.add_argument("--output_dir", default=".", help="where results will go; default: here")
-    parser.add_argument("--json", action="store_true", help="the findings as a list, for scripts")
+    parser.add_argument("--output_dir", default=".", help="the folder for results; default: the current one")
+    parser.add_argument("--json", action="store_true", help="print the findings as a JSON list, for scripts")
 
 
 def run(args: argparse.Namespace) -> int:

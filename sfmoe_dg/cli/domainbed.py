@@ -1,4 +1,4 @@
-"""Run one of DomainBed's own commands, with this package's algorithms and data sets in it."""
+"""Run one of DomainBed's own commands with this package's algorithms and data sets."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import subprocess
 EXAMPLE = """example:
   sfmoe-dg domainbed --checkout DomainBed -- domainbed.scripts.train --data_dir DATA --dataset PACS --algorithm SFMoE
 
-What the command prints and its exit code are DomainBed's. The other way round, DomainBed's algorithms in this
-package's commands, is --plugin domainbed=DomainBed.
+The output and the exit code are those of DomainBed's command. For the reverse, DomainBed's algorithms in this package's
+commands, use --plugin domainbed=DomainBed.
 """
 
 
@@ -25,5 +25,5 @@ def run(args: argparse.Namespace) -> int:
     words = args.words[1:] if args.words[:1] == ["--"] else args.words
     words = command(args.checkout, words)
     code = subprocess.call(words, env=environment(args.checkout, os.environ))
-    # Ended by a signal: what a shell would say.
+    # A negative code is a signal; shells report it as 128 + its number.
     return code if code >= 0 else 128 - code

@@ -1,6 +1,7 @@
-"""The command line that all scripts in ``analysis/`` share: open a run, draw one figure, save it, say where.
+"""The command line of the scripts in ``analysis/``: open a run, draw one figure, save it and print its path.
 
-Exit codes: 0 drawn; 2 bad input, said in one sentence; 3 the run has nothing for this figure, said in one sentence.
+Exit codes: 0 if the figure is drawn, 2 for bad input, 3 if the figure does not apply to the run. Codes 2 and 3
+come with one sentence on standard error.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ def figure_script(
 
     Args:
         text: the script's docstring, shown by ``--help``.
-        draw: from what is looked at to the figure with its table and caption.
-        prefer: in the folder of a sweep, the best run of this algorithm is drawn, if there is one.
+        draw: makes the figure, with its table and caption, from the run that was opened.
+        prefer: for the folder of a sweep, the figure shows the best run of this algorithm if there is one.
     """
 
     parser = ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,4 +1,4 @@
-"""Flags from declared values (``foundation.checked``), objects from flags, and flags from objects."""
+"""Make flags from declared values (``foundation.checked``), objects from flags, and flags from objects."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ T = TypeVar("T")
 
 
 def add_flags(group: argparse._ActionsContainer, values: Iterable[Value], *, unset: bool = False) -> None:
-    """A flag for each of these values. ``unset``: what is not given is None instead of the default."""
+    """Add a flag for each of these values. With ``unset``, a flag that is not given is None instead of the default."""
     for value in values:
         group.add_argument(f"--{value.name}", **_settings(value, unset))
 
 
 def _settings(value: Value, unset: bool) -> dict[str, Any]:
-    """How argparse is told of a flag."""
+    """The keyword arguments of ``add_argument`` for one value."""
     default = None if unset else value.default
     shown = "" if unset or value.default in (None, False, ()) else f" (default: {_word(value.default)})"
     settings: dict[str, Any] = {"default": default, "help": (value.help + shown).replace("%", "%%")}
@@ -44,7 +44,7 @@ def _number_or_text(text: str) -> int | str:
 
 
 def from_flags(cls: type[T], args: argparse.Namespace, **others: Any) -> T:
-    """A dataclass from the flags of its declared values; ``others`` are its other fields."""
+    """An instance of a dataclass, with its declared values taken from the flags and the fields ``others`` as given."""
     given = {
         name: from_flag(value, getattr(args, name)) for name, value in values_of(cls).items() if name not in others
     }
@@ -52,14 +52,14 @@ def from_flags(cls: type[T], args: argparse.Namespace, **others: Any) -> T:
 
 
 def from_flag(value: Value, given: Any) -> Any:
-    """What argparse has found for a flag, as the field holds it."""
+    """The value that argparse parsed for a flag, converted to the type of the field."""
     if isinstance(given, list):
         return tuple(given)
     return given == "true" if value.type is bool and isinstance(given, str) else given
 
 
 def to_flags(instance: Any, values: Mapping[str, Value], always: Collection[str] = ()) -> list[str]:
-    """The words that say an object's values where they differ from the defaults, and ``always`` these."""
+    """The command-line words for the values of an object that differ from their defaults or are in ``always``."""
     words: list[str] = []
     for name, value in values.items():
         given = getattr(instance, name)
@@ -79,7 +79,7 @@ def run_from_flags(args: argparse.Namespace) -> RunSpec:
 
 
 def run_flags(run: RunSpec) -> list[str]:
-    """The words behind ``sfmoe-dg train`` that say the same, without its folder."""
+    """The words after ``sfmoe-dg train`` that describe the run, without ``--output_dir``."""
     words = to_flags(run, values_of(RunSpec), always=("dataset", "algorithm", "test_envs"))
     return words + to_flags(run.options, values_of(Options))
 

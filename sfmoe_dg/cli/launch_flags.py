@@ -13,9 +13,9 @@ from sfmoe_dg.sweeps.launch.settings import LaunchSettings
 from sfmoe_dg.sweeps.launch.slurm.settings import SlurmSettings
 
 KEYS_ONLY = ("num_workers", "cache_dir")
-"""Keys of the table that have no flag here."""
+"""Keys of the table that have no flag."""
 REPEATED = ("setup", "sbatch")
-"""Flags that take one value and are given again for the next: a shell line has words of its own."""
+"""Flags that take one value and can be repeated. A shell line contains spaces, so one flag cannot take several."""
 HERE = {name: value for name, value in values_of(LaunchSettings).items() if name not in KEYS_ONLY}
 CLUSTER = {name: value for name, value in values_of(SlurmSettings).items() if name not in values_of(LaunchSettings)}
 
@@ -42,10 +42,10 @@ def _option_of_sbatch(text: str) -> tuple[str, str]:
 
 
 def override(launch: Mapping[str, Any], args: argparse.Namespace) -> dict[str, Any]:
-    """The study's keys and values, with those that were given as flags.
+    """The study's ``[launch]`` table, with the values of the flags in place of its own.
 
     Raises:
-        UserError: naming the flag, its value and what is allowed.
+        UserError: if a value is not allowed; the message names the flag, the value and the allowed values.
     """
     given = {name: from_flag(value, getattr(args, name)) for name, value in (HERE | CLUSTER).items()}
     given = {name: value for name, value in given.items() if value is not None}

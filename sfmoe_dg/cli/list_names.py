@@ -1,4 +1,4 @@
-"""List algorithms with what they need, backbones, data sets, launchers, loggers or analyses."""
+"""List algorithms and their needs, backbones, data sets, launchers, loggers or analyses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXAMPLE = """example:
   sfmoe-dg list algorithms --format markdown    # the table of README.md
   sfmoe-dg list backbones --plugin my_backbone.py
 
-What other installed packages offer is listed too, with the package. The exit code is 1 if any of it cannot be loaded.
+The list includes what other installed packages add, with their names. The exit code is 1 if any of it cannot be loaded.
 """
 
 TITLES = {
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _broken(registry: Registry[Any]) -> Iterator[str]:
-    """What other packages offer and cannot be had, a sentence each."""
+    """One sentence for each entry of another package that cannot be loaded."""
     for name in registry.offers:
         try:
             registry.load(name)
@@ -65,14 +65,14 @@ def _broken(registry: Registry[Any]) -> Iterator[str]:
 
 
 def _loaded(registry: Registry[T]) -> Iterator[tuple[str, T, tuple[str, ...]]]:
-    """Names, objects, and the package of those that another package offers; without those that cannot be had."""
+    """The name and object of every entry that can be loaded, and a note if it comes from another package."""
     for name in registry:
         with suppress(UserError):
             yield name, registry.load(name), tuple(f"from {package_of(p)}" for p in registry.offers.get(name, ()))
 
 
 def algorithm_rows() -> list[tuple[str, ...]]:
-    """Name, paper, year and needs of every registered algorithm; the year is empty where ``paper`` ends with none."""
+    """Name, paper, year and needs of every registered algorithm. The year is empty if ``paper`` has none."""
     from sfmoe_dg.algorithms.registry import ALGORITHMS
 
     rows: list[tuple[str, ...]] = []
@@ -84,8 +84,8 @@ def algorithm_rows() -> list[tuple[str, ...]]:
 
 
 def _needs(algorithm: type[Algorithm]) -> list[str]:
-    # SWAD's attribute is a property, since its need ends; what counts here is that it may have one.
-    found = {
+    # For SWAD, the attribute of the class is a property, because its need ends during training. It counts as a need.
+    needs = {
         f"at least {algorithm.min_domains} training domains": algorithm.min_domains > 1,
         f"minibatches of at least {algorithm.min_batch_size} images": algorithm.min_batch_size > 1,
         "validation loss at every evaluation": algorithm.needs_validation_loss is not False,
@@ -94,13 +94,13 @@ def _needs(algorithm: type[Algorithm]) -> list[str]:
         algorithm.needs: bool(algorithm.needs),
         _own_backbone(algorithm): bool(_own_backbone(algorithm)),
     }
-    return [words for words, holds in found.items() if holds]
+    return [words for words, holds in needs.items() if holds]
 
 
 def _own_backbone(algorithm: type[Algorithm]) -> str:
-    """The default backbones of an algorithm that is defined by one, on large pictures and on small ones."""
+    """The default backbones for large and small pictures, for algorithms that have a backbone of their own."""
     tables = [algorithm.hparam_table(dataset) for dataset in ("PACS", "StyledDigits")]
-    # DomainBed's own have no such hyper-parameter.
+    # DomainBed's own algorithms have no hyper-parameter "backbone".
     large, small = (table["backbone"].default if "backbone" in table else "auto" for table in tables)
     return "" if large == "auto" else f"backbone {large} by default, {small} for small pictures"
 
@@ -125,11 +125,11 @@ def _datasets() -> list[tuple[str, ...]]:
 
 
 def _with_docstrings(registry: Registry[Any]) -> list[tuple[str, ...]]:
-    """Names and the first lines of docstrings: an analysis is a function that its file's docstring describes."""
+    """Names and the first lines of docstrings."""
     rows: list[tuple[str, ...]] = []
-    for name, found, package in _loaded(registry):
-        # One of ours is described by its file, a plug-in by itself: its file may hold several.
-        docs = (found.__doc__, sys.modules[found.__module__].__doc__)
+    for name, entry, package in _loaded(registry):
+        # Our entries have a file each, whose docstring describes them. A plug-in's file may hold several entries.
+        docs = (entry.__doc__, sys.modules[entry.__module__].__doc__)
         text = next(filter(None, docs if package else docs[::-1]), "no description")
         rows.append((name, "; ".join([text.strip().splitlines()[0], *package])))
     return rows

@@ -1,4 +1,4 @@
-"""Show what a run has printed, and the end of its errors."""
+"""Show the output of a run and the end of its errors."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ A run is named by the beginning of its id or by words of its title, as sfmoe-dg 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", nargs="+", metavar="RUN", help="the beginning of a run's id, or words of its title")
     parser.add_argument("--output_dir", required=True, help="the folder of a sweep")
-    parser.add_argument("--follow", action="store_true", help="go on with what is added, until the run is done")
+    parser.add_argument("--follow", action="store_true", help="keep showing new lines until the run is done")
     parser.add_argument(
         "--lines",
         type=int,
         default=ERROR_LINES,
         metavar="N",
-        help="how much of the errors' end is shown (default: %(default)s)",
+        help="number of lines shown from the end of the errors (default: %(default)s)",
     )
 
 
@@ -57,14 +57,14 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return 130
     if args.follow:
-        # What came between the last look and ``done``.
+        # The run may have written more between the last look and its end.
         output.show(sys.stdout)
         errors.show(sys.stderr)
     return 0
 
 
 class _Tail:
-    """What is new in a text file that another process writes; one that was begun anew is shown from its start."""
+    """The new text of a file that another process writes. If the file was begun anew, it is read from its start."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._offset = path, 0

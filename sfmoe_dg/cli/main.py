@@ -1,7 +1,7 @@
-"""One command with sub-commands. This package is the only place that prints, and :func:`main` the only exit.
+"""The command ``sfmoe-dg`` and its sub-commands. Only ``cli`` prints, and only :func:`main` sets the exit code.
 
-Exit codes are in :data:`EXAMPLE`, which ``--help`` shows.
-Sub-commands import what they need when they run, so that ``--help`` is quick.
+``--help`` shows :data:`EXAMPLE`, which lists the exit codes. Sub-commands import their modules when they run, so that
+``--help`` is quick.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _ADVICE = {
     errno.EPERM: "check its permissions, or choose another place",
     errno.EROFS: "choose another place",
 }
-"""What to do about errors of the file system."""
+"""The advice that an error message gives for errors of the file system."""
 
 COMMANDS = {
     "train": train,
@@ -73,9 +73,9 @@ EXAMPLE = """example:
 exit codes:
   0    done
   1    something failed or is missing: runs of a sweep, an analysis, a plug-in, a check
-  2    bad input, or a disk or file that fails; said in one sentence
+  2    bad input, or an error of a disk or file; one sentence says what is wrong
   75   another process trains this run
-  130  interrupted by Ctrl-C; a run has saved, and the same command goes on
+  130  interrupted by Ctrl-C; a run has saved, and the same command resumes it
   140  ended by SIGUSR2, after saving
   143  ended by SIGTERM, after saving
 """
@@ -116,7 +116,7 @@ def exit_code_of(
 ) -> int:
     """Parse the command line, do the work and return its exit code.
 
-    An error that a user can mend is one sentence on standard error.
+    An error that the user can fix is reported as one sentence on standard error.
     """
     flags: Container[str] = ()
     try:
@@ -132,7 +132,7 @@ def exit_code_of(
         print("sfmoe-dg: interrupted; the same command goes on with what is missing", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of our output (head, less) has gone; there is nobody left to tell.
+        # The reader of our output (head, less) has ended. Python would print another error when it flushes.
         sys.stderr.close()
         return 1
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Started by torchrun: which process this is, and how one process's failure becomes all processes' one message."""
+"""Processes that torchrun started: the rank of this one, and one error message for all if one of them fails."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from sfmoe_dg.training.reporters.reporter import Reporter
 
 
 def by_torchrun() -> bool:
-    """Whether torchrun, or what sets the same variables, has started this process."""
+    """Whether torchrun, or a program that sets the same variables, started this process."""
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
 
 
 def launched() -> World:
-    """What torchrun says in the environment; a process on its own where it says nothing."""
+    """The rank and the number of processes from torchrun's variables; without them, a single process."""
     return World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if by_torchrun() else World()
 
 
 class Follower(Reporter):
-    """Shows nothing: another process speaks for this one."""
+    """Shows nothing, because the leading process reports for all."""
 
     def __init__(self, on_start: Callable[[], None]) -> None:
         self._on_start = on_start
@@ -35,12 +35,13 @@ class Follower(Reporter):
 
 @contextmanager
 def together(world: World, device: str) -> Iterator[str]:
-    """Meet the other processes for the length of a ``with`` block; yields the name of this process's device.
+    """Connect the processes for the duration of a ``with`` block; yields the name of this process's device.
 
-    Processes that lose their connection because another one failed exit without a word: the first to fail speaks.
+    If a process fails, the others lose their connection and fail too. Only the first one reports its error; the others
+    exit without a message.
 
     Raises:
-        UserError: if they cannot meet.
+        UserError: if the processes cannot connect.
     """
     if not world.shared:
         yield device

@@ -1,4 +1,4 @@
-"""Write one HTML file that shows a sweep: tables, curves, cost, and an explorer of what its models do."""
+"""Write one HTML file that shows a sweep: tables, curves, cost, and an explorer of its models."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ EXAMPLE = f"""example:
   sfmoe-dg report --output_dir results/quickstart
   sfmoe-dg report --output_dir results/quickstart --images 0    # tables, curves and cost only
 
-The file, {FILE} in that folder, loads nothing and can be sent or put on a web page as it is. It holds pictures of the
-data set.
+The file {FILE} in that folder loads no other files, so that it can be sent or published as it is. It contains pictures
+of the data set.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output_dir", required=True, help="the folder of a sweep, where the report is written too")
-    parser.add_argument("--title", help="default: the folder's name")
+    parser.add_argument("--output_dir", required=True, help="the folder of a sweep; the report is written there")
+    parser.add_argument("--title", help="the report's title; default: the folder's name")
     parser.add_argument("--images", type=int, default=200, metavar="N", help="images in the explorer; 0: no explorer")
-    parser.add_argument("--data_dir", help="default: where the runs found the data")
+    parser.add_argument("--data_dir", help="the data folder; default: the runs'")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="module or .py to import")
 
@@ -53,11 +53,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _explored(root: Path, args: argparse.Namespace, cache_dir: str) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
-    """The explorer's data; None with the reason where no run has kept its model."""
+    """The explorer's data and notes. Without a run that kept its model, the data are None and the note says so."""
     from sfmoe_dg.analysis.explorer.data import explore
     from sfmoe_dg.analysis.subject.subject import candidates
 
     if not candidates(root):
         return None, ("the report has no explorer, because no finished run has kept its model",)
-    found = explore(root, args.images, data_dir=args.data_dir, device=args.device, cache_dir=cache_dir)
-    return found.data, found.notes
+    explored = explore(root, args.images, data_dir=args.data_dir, device=args.device, cache_dir=cache_dir)
+    return explored.data, explored.notes

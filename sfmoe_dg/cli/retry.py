@@ -1,4 +1,4 @@
-"""Forget the failures of runs, so that the next sweep starts them again."""
+"""Delete the failures of runs, so that the next sweep starts these runs again."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ EXAMPLE = """example:
   sfmoe-dg retry --failed --output_dir results/pacs
   sfmoe-dg retry --output_dir results/pacs 3f9a 'PACS ERM test 0'
 
-A run is named by the beginning of its id or by words of its title, as sfmoe-dg status shows them. A run that failed
-goes on from its last checkpoint.
+A run is named by the beginning of its id or by words of its title, as sfmoe-dg status shows them. A failed run resumes
+from its last checkpoint.
 """
 
 

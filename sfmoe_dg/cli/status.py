@@ -1,4 +1,4 @@
-"""Show what became of the runs of a sweep, data set by data set and algorithm by algorithm."""
+"""Show the states of a sweep's runs for every data set and algorithm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sfmoe_dg.sweeps.status import RunStatus
 
 LISTED = 20
-"""Running and failed runs that are listed under the table, of each kind."""
+"""How many running runs, and how many failed runs, are listed under the table."""
 WATCH_SECONDS = 10.0
 CLEAR_SCREEN = "\033[H\033[2J"
 
@@ -27,8 +27,8 @@ EXAMPLE = """example:
   sfmoe-dg status --output_dir results/quickstart
   sfmoe-dg status --output_dir results/quickstart --watch 5
 
-running: trained now; queued: held by a cluster's queue; waiting: not begun; lost: begun, and nobody trains it now (the
-next sweep goes on with it); failed: see sfmoe-dg retry. The exit code is 0 if every run is done, and 1 otherwise.
+running: trained now; queued: in a cluster's queue; waiting: not begun; lost: begun, but no process trains it now (the
+next sweep resumes it); failed: see sfmoe-dg retry. The exit code is 0 if every run is done, and 1 otherwise.
 """
 
 
@@ -41,9 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         const=WATCH_SECONDS,
         metavar="SECONDS",
-        help="show it again and again, until every run is done or has failed for good (default: every %(const)g s)",
+        help="repeat until every run is done or has failed for good (default: every %(const)g s)",
     )
-    how.add_argument("--json", action="store_true", help="every run and its state, for scripts")
+    how.add_argument("--json", action="store_true", help="print every run and its state as JSON, for scripts")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _queued(output_dir: Path) -> tuple[Collection[str], str]:
-    """The runs that a queue holds, or why that cannot be known."""
+    """The runs that are in a queue, and a note if a queue could not be asked."""
     from sfmoe_dg.sweeps.launch.launcher import queued_runs
 
     try:
@@ -84,7 +84,7 @@ def _show(states: Sequence[RunStatus], args: argparse.Namespace, problem: str) -
     if args.json:
         print(json.dumps(_as_json(states), indent=1))
     else:
-        # Home and clear: the table stays in its place.
+        # Move the cursor home and clear the screen, so that the table stays in its place.
         before = CLEAR_SCREEN if args.watch is not None and sys.stdout.isatty() else ""
         print(before + "\n".join([*table(states), *_running(states), *_failed(states)]), flush=True)
     if problem:
@@ -92,7 +92,7 @@ def _show(states: Sequence[RunStatus], args: argparse.Namespace, problem: str) -
 
 
 def table(states: Sequence[RunStatus]) -> Iterator[str]:
-    """A line per data set and algorithm, in the order of the plan, and a total."""
+    """The lines of the table: one per data set and algorithm in the order of the plan, then the total."""
     from sfmoe_dg.runs.folder import State
 
     counts: dict[str, Counter[State]] = defaultdict(Counter)

@@ -1,4 +1,4 @@
-"""How a run is asked to stop: SIGTERM, SIGUSR2 and Ctrl-C, answered after saving."""
+"""Stop a run on SIGTERM, SIGUSR2 or Ctrl-C, after it has saved."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 from sfmoe_dg.training.loop import Stopped, StopRequest
 
 GRACE_SECONDS = 60.0
-"""How long a run that has saved waits to be killed, outside of Slurm."""
+"""How long a run waits to be killed after it has saved, if it does not run under Slurm."""
 
 
 class StopSignals(StopRequest):
-    """Notes the first signal, for training to save and stop; a second Ctrl-C ends the process at once.
+    """Stores the first signal, so that training saves and stops. A second Ctrl-C ends the process at once.
 
-    Until training has begun (:meth:`defer`) there is nothing to save, and the first signal raises Stopped.
+    Before training has begun (:meth:`defer`) there is nothing to save, so the first signal raises Stopped.
     """
 
     def __init__(self) -> None:
@@ -37,12 +37,13 @@ class StopSignals(StopRequest):
             signal.signal(number, handler)
 
     def defer(self) -> None:
-        """From now on the first signal only sets ``requested``."""
+        """Training has begun: from now on the first signal only sets ``requested``."""
         self._deferred = True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.number:
-            # Slurm signals every process of a job, and so does the task above this one: that is one request, not two.
+            # Slurm signals every process of a job, and the task that started this run signals it too. These two signals
+            # are one request, so only a second Ctrl-C ends the process.
             if number == signal.SIGINT:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
@@ -52,11 +53,10 @@ class StopSignals(StopRequest):
             raise Stopped(None)
 
     def wait_to_be_killed(self) -> int:
-        """After SIGTERM or SIGUSR2: wait, and return the exit code if nobody kills.
+        """After SIGTERM or SIGUSR2, wait to be killed; returns the exit code if the wait ends.
 
-        Slurm counts a job that exits on SIGTERM as failed, and does not requeue it; one that waits is preempted. There
-        the wait has no end. Elsewhere it ends after :data:`GRACE_SECONDS`, so that ``timeout`` or a shutdown does not
-        hang.
+        Slurm counts a job that exits on SIGTERM as failed and does not requeue it, so there the wait does not end.
+        Elsewhere it ends after :data:`GRACE_SECONDS`, so that ``timeout`` or a shutdown does not hang.
         """
         if self.number != signal.SIGINT:
             sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Run every run of a study that is not done yet, then print its tables."""
+"""Train every run of a study that is not done yet, then print the tables."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ EXAMPLE = """example:
   sfmoe-dg sweep sweeps/pacs.toml --data_dir DATA --output_dir results/pacs --dry_run
   sfmoe-dg sweep sweeps/pacs.toml --data_dir DATA --output_dir results/pacs --launcher slurm --time 12:00:00
 
-A run that is done is never trained again: the same command goes on with what is missing or failed.
+A run that is done is never trained again. The same command starts the missing and failed runs.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", metavar="SPEC.toml", help="the study; see sweeps/")
     parser.add_argument("--data_dir", help="the folder that holds the data sets' folders")
-    parser.add_argument("--output_dir", required=True, help="one folder per run is made here")
+    parser.add_argument("--output_dir", required=True, help="the folder for the sweep, with a sub-folder per run")
     parser.add_argument("--launcher", default="local", help="how runs are started: a name of sfmoe-dg list launchers")
     parser.add_argument("--dry_run", action="store_true", help="print the commands of the runs and start nothing")
     launch_flags.add_arguments(parser)
@@ -85,7 +85,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_hparams(spec: SweepSpec) -> None:
-    """Refuse overrides that no algorithm has, in a process that ends: it takes torch, and a sweep may live for days."""
+    """Check the overrides of hyper-parameters in another process.
+
+    The check imports torch, whose memory this process would keep during a sweep that may take days.
+    """
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
@@ -94,7 +97,7 @@ def _check_hparams(spec: SweepSpec) -> None:
     if not spec.hparams and not spec.overrides:
         return
     if "torch" in sys.modules:
-        # A plugin has loaded it already.
+        # A plug-in has imported torch, so another process would save nothing.
         check_hparams(spec)
         return
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -107,13 +110,13 @@ def _load_and_check(spec: SweepSpec) -> None:
     from sfmoe_dg.sweeps.study import check_hparams
 
     with quick_imports():
-        import sfmoe_dg.algorithms.base  # noqa: F401 - what every algorithm stands on
+        import sfmoe_dg.algorithms.base  # noqa: F401 - imports torch quickly, before the algorithms do
     load_plugins(spec.plugins)
     check_hparams(spec)
 
 
 def _is_worth_it(states: Sequence[RunStatus], settings: LaunchSettings, yes: bool, progress: _Progress) -> bool:
-    """Say what the sweep will cost, and ask if that is much."""
+    """Print how long the sweep will take and, if that is above the threshold, ask whether to start it."""
     from sfmoe_dg.cli.confirm import confirm
     from sfmoe_dg.sweeps.time_estimate import estimate
 
@@ -135,9 +138,9 @@ def _command(settings: LaunchSettings, plugins: Sequence[str], run: RunSpec, fol
 
 
 class _Progress:
-    """Sentences, and a line for every run that ends, with the time left.
+    """Prints sentences, and a line with the time left for every run that ends.
 
-    ``only_commands``: standard output is for command lines, and the sentences go to standard error.
+    With ``only_commands``, standard output is for command lines and sentences go to standard error.
     """
 
     def __init__(self, total: int = 0, only_commands: bool = False) -> None:
@@ -161,7 +164,7 @@ class _Progress:
 
 
 def finish(output_dir: Path, states: Sequence[RunStatus]) -> int:
-    """Tables on standard output and in files; failed runs on standard error; the exit code of the sweep."""
+    """Print and save the tables and list failed runs on standard error; returns the sweep's exit code."""
     from sfmoe_dg.cli.collect import save_tables
     from sfmoe_dg.runs.folder import State
 

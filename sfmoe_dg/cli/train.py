@@ -34,16 +34,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("the run (DomainBed's flags)")
     add_flags(run, values_of(RunSpec).values())
     run.add_argument("--output_dir", default="train_output", help="the run's folder (default: %(default)s)")
-    options = parser.add_argument_group("options that upstream does not have (recorded where they differ from it)")
+    options = parser.add_argument_group(
+        "options that DomainBed does not have (recorded if they differ from its behaviour)"
+    )
     add_flags(options, values_of(Options).values())
     execution = parser.add_argument_group("execution (changes no record)")
-    execution.add_argument("--dry_run", action="store_true", help="check everything, say what would be trained")
+    execution.add_argument(
+        "--dry_run", action="store_true", help="check everything, print what would be trained, and train nothing"
+    )
     add_flags(execution, [*values_of(Execution).values(), *values_of(Reporting).values()])
     execution.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="module or .py to import")
 
 
 def cache_folder(given: str | None = None) -> str:
-    """Where decoded images are kept: as the user says, or the environment, or in the home folder."""
+    """The folder of decoded images: ``given``, or the environment variable's, or one in the home folder."""
     return os.path.expanduser(given or os.environ.get(CACHE_VARIABLE) or "~/.cache/sfmoe_dg")
 
 
@@ -68,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _speaker() -> Callable[[str], None]:
-    """What prints a sentence: of several processes, only the one that leads does."""
+    """A function that prints a sentence in the leading process and does nothing in the others."""
     from sfmoe_dg.cli.processes import launched
 
     return partial(print, flush=True) if launched().leads else lambda line: None
@@ -85,7 +89,7 @@ def _train(args: argparse.Namespace, signals: StopSignals) -> int:
         raise UserError(f"--parallel {args.parallel} is how processes share a run, and this is one; use torchrun")
     with together(world, args.device) as device, _reporter(args, world, signals.defer) as reporter:
         execution = from_flags(Execution, args, world=world, device=device, cache_dir=cache_folder(args.cache_dir))
-        # Whoever has set one of the C library's own variables has decided otherwise.
+        # A user who sets the C library's own variables has chosen how freed memory is handled.
         if pick_device(device).type == "cpu" and not any(name.startswith("MALLOC_") for name in os.environ):
             keep_freed_memory()
         if args.images == "cached":
@@ -98,7 +102,7 @@ def _train(args: argparse.Namespace, signals: StopSignals) -> int:
 
 
 def _show(spec: RunSpec, execution: Execution, say: Callable[[str], None]) -> int:
-    """Check the run as training would, say what it is, and write nothing but the image cache."""
+    """Check the run as training does and print it. Nothing is written but the image cache."""
     from sfmoe_dg.training.prepare import prepare
 
     setup = prepare(spec, execution)
@@ -113,7 +117,7 @@ def _show(spec: RunSpec, execution: Execution, say: Callable[[str], None]) -> in
 
 @contextmanager
 def _reporter(args: argparse.Namespace, world: World, on_start: Callable[[], None]) -> Iterator[Reporter]:
-    """The console and the loggers for the process that leads, silence for the others."""
+    """The leading process reports to the console and the loggers; the others report nothing."""
     from sfmoe_dg.cli.processes import Follower
     from sfmoe_dg.training.reporters.loggers import LOGGERS
     from sfmoe_dg.training.reporters.together import Together

@@ -1,4 +1,4 @@
-"""Algorithms with few weights and minibatches of few pictures."""
+"""Make algorithms with few weights, and minibatches of few pictures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sfmoe_dg.algorithms.registry import ALGORITHMS, default_hparams
 
 
 def side(backbone: str) -> int:
-    """Pixels per side: as few as the backbone takes. Convolutions under bf16 take long on many CPUs."""
+    """Pixels per side: the least that the backbone accepts, since bf16 convolutions are slow on many CPUs."""
     return 8 if backbone == "mnist_cnn" else 32
 
 

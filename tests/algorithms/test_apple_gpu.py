@@ -1,7 +1,7 @@
-"""Nothing that an update, a prediction or a measurement computes is float64: Apple's GPUs have none, and torch raises.
+"""Updates, predictions and measurements use no float64, which Apple's GPUs do not support: torch raises there.
 
-Without such a GPU: the same operations are watched on the CPU. The one exception asks for the kind of device
-(``base.wide``) and is told that it is Apple's.
+The tests need no such GPU. They record the operations on the CPU. Only ``base.wide`` asks for the kind of device; the
+tests make it see Apple's.
 """
 
 import pytest
@@ -21,7 +21,7 @@ CLASSES, DOMAINS, BATCH = 5, 3, 2
 
 
 class Wide(TorchDispatchMode):
-    """Notes operations that take or give float64."""
+    """Records the operations with float64 inputs or outputs."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Penalties that set in late, and updates of several passes, under bf16 autocast.
+"""Penalties that start after some updates, and updates of several passes, under bf16 autocast.
 
 That every objective trains on every backbone under autocast from its first update is in ``test_objectives.py``.
 """
@@ -13,7 +13,7 @@ from sfmoe_dg.algorithms.shared.precision import Precision
 
 
 def onsets(name):
-    """The hyper-parameters that say after how many updates a penalty sets in."""
+    """The hyper-parameters that set the update at which a penalty starts."""
     return [key for key in default_hparams(name, "StyledDigits") if key.endswith("iters")]
 
 

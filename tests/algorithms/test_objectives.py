@@ -1,4 +1,4 @@
-"""Objectives: arithmetic by hand, then that every one trains every kind of backbone.
+"""Objectives: their arithmetic against results by hand; then each trains every kind of backbone.
 
 timm's ``test_resnet``, four narrow blocks, stands for convolutional networks with batch norms here and in other tests.
 """
@@ -70,7 +70,7 @@ def test_mean_losses():
 
 
 def predict(model, x):
-    """In evaluation mode, without gradients, the same draws (MTL's) every time."""
+    """Predict in evaluation mode without gradients, with the same random draws (MTL's) every time."""
     torch.manual_seed(5)
     with torch.no_grad():
         return model.eval().predict(x)

@@ -114,7 +114,7 @@ def test_values_that_cannot_be(name, value):
 
 
 def trained(optimizer, weight, steps):
-    """``weight`` after so many more steps along gradients that the number of the step decides."""
+    """Continue for this many steps; the number of each step determines its gradient. Returns the final ``weight``."""
     for _ in range(steps):
         weight.grad = torch.linspace(-1, 2, len(weight)) * (weight.detach() + 1)
         optimizer.step()

@@ -1,8 +1,8 @@
-"""No update waits for the device, and where one must, it is known which.
+"""No update waits for the device, except for the listed ones that must.
 
-Without a GPU: on the ``meta`` device tensors have shapes and no values, so that reading one raises, and a copy between
-it and the CPU is seen on the way. The one thing this cannot see is the split of tokens among experts, for which
-``Groups.bounds`` has a substitute there; on CUDA bf16 does not ask for it (``grouped_linear``).
+The tests need no GPU. They run on the ``meta`` device, whose tensors have shapes and no values: reading a value raises,
+and copies between it and the CPU are recorded. The split of tokens among experts cannot be tested this way, because
+``Groups.bounds`` has a substitute on ``meta``. On CUDA, bf16 does not need it (``grouped_linear``).
 """
 
 import sys
@@ -37,13 +37,13 @@ EARLY = {key for name in ALGORITHMS for key in default_hparams(name, "PACS") if 
 
 
 def small_backbone(name):
-    """The network that runs an algorithm here: its own, or a small dense ViT, or a ResNet where ViTs are refused."""
+    """The network for an algorithm: its own, or a small dense ViT, or a ResNet if the algorithm refuses ViTs."""
     refuses_vit = "refuses transformers" in ALGORITHMS.load(name).needs
     return OWN_BACKBONES.get(name, "test_resnet" if refuses_vit else "vit_tiny_32")
 
 
 class Copies(TorchDispatchMode):
-    """Notes operations between devices; a number (0-dimensional, on the CPU) takes part in any kernel."""
+    """Records operations between devices. 0-dimensional CPU tensors do not count: kernels take them as numbers."""
 
     def __init__(self):
         super().__init__()
@@ -58,7 +58,7 @@ class Copies(TorchDispatchMode):
 
 
 def on_meta(name, backbone, **overrides):
-    """An algorithm on ``meta``, its penalties at work from the second update on."""
+    """An algorithm on ``meta`` whose penalties start with the second update."""
     table = default_hparams(name, "PACS")
     hparams = table | {"backbone": backbone, "pretrained": False, "batch_size": BATCH}
     hparams |= {key: 1 for key in EARLY if key in table} | overrides

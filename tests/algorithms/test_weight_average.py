@@ -1,4 +1,4 @@
-"""Means of weights, and the valley of the validation loss, by hand."""
+"""Means of weights, and the valley of the validation loss, against results by hand."""
 
 import math
 
@@ -10,7 +10,7 @@ from sfmoe_dg.algorithms.shared.averages import LossValley, MovingAverage, Runni
 
 
 class Shared(nn.Module):
-    """Two layers that are one parameter, and a counter."""
+    """Two layers that share one parameter, and a counter."""
 
     def __init__(self, value):
         super().__init__()
@@ -74,7 +74,7 @@ def test_moving_average_goes_on_after_a_round_trip():
 
 
 def walk(valley, losses):
-    """Segment i has the weight i."""
+    """Average segments; the weights of segment i equal i."""
     for i, loss in enumerate(losses):
         valley.add(loss, {"w": torch.tensor(float(i))})
     return valley.average()["w"].item()

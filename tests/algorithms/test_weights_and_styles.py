@@ -1,4 +1,4 @@
-"""SWAD, SMA, SAM, LP-FT, MIRO and MixStyle: their arithmetic by hand, on every kind of network that matters."""
+"""SWAD, SMA, SAM, LP-FT, MIRO and MixStyle: their arithmetic against results by hand, on all relevant networks."""
 
 import json
 

@@ -1,9 +1,9 @@
-"""Five updates from weights and minibatches that a seed alone decides, for comparison with golden numbers.
+"""Run five updates from weights and minibatches that depend only on a seed, for comparison with golden numbers.
 
 Nothing here comes from a constructor's random state: parameter number i (in the order of ``parameters()``) is drawn
 from a generator seeded by i, minibatch d of step s by (s, d), and torch, NumPy and ``random`` are seeded anew before
-every update. Whatever has DomainBed's interface can therefore be brought to the same place, DomainBed's own classes
-included, as long as its parameters come in the same order.
+every update. Any class with DomainBed's interface, DomainBed's own included, therefore starts from the same weights
+if its parameters have the same order.
 
 The golden files hold ``{algorithm: {"mlp" | "mnist_cnn": {"hparams": {...}, "predictions": [[...], ...]}}}``:
 ``hparams`` are the overrides of the defaults for RotatedMNIST beside :data:`COMMON`, ``predictions`` the logits of
@@ -34,14 +34,14 @@ COMMON: dict[str, Any] = {"lr": 1e-3, "weight_decay": 1e-4, "mlp_width": 16, "ml
 
 
 def read_golden(name: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """One of the golden files beside this module."""
+    """Read one of the golden files beside this module."""
     return json.loads((Path(__file__).parent / name).read_text(encoding="utf-8"))
 
 
 def set_weights(parameters: Iterable[nn.Parameter]) -> None:
     """Fill every parameter from its position: uniform within ±1/sqrt(fan-in), vectors within ±0.1.
 
-    The scales of normalisation layers, which are born as ones, are moved to within 0.1 of 1.
+    The scales of normalisation layers, which are initialised to 1, are set to values within 0.1 of 1.
     """
     with torch.no_grad():
         for i, parameter in enumerate(parameters):
@@ -72,7 +72,7 @@ def _minibatch(kind: str, seed: int, shift: float) -> tuple[Tensor, Tensor]:
 
 
 def predictions_after_updates(algorithm: Any, kind: str, num_updates: int = UPDATES) -> list[list[float]]:
-    """Update anything with DomainBed's interface, then predict; NaN or infinity is left for the caller to see.
+    """Update anything with DomainBed's interface, then predict; NaN and infinity are returned as they are.
 
     The inputs have the type of the algorithm's weights.
     """
@@ -89,7 +89,7 @@ def predictions_after_updates(algorithm: Any, kind: str, num_updates: int = UPDA
 
 
 def make(name: str, kind: str, overrides: dict[str, Any]) -> Any:
-    """Our algorithm, with weights by :func:`set_weights`."""
+    """Make one of our algorithms with weights from :func:`set_weights`."""
     hparams = default_hparams(name, "RotatedMNIST") | {"backbone": kind} | COMMON | overrides
     algorithm = ALGORITHMS.load(name)(INPUT_SHAPES[kind], NUM_CLASSES, NUM_DOMAINS, hparams)
     set_weights(algorithm.parameters())

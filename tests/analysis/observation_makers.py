@@ -1,4 +1,4 @@
-"""Observations made by hand or at random, without a model."""
+"""Make observations by hand or at random, without a model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LAYER = "blocks.0.mlp"
 
 
 def routing(experts, gates=None, num_experts: int = 3) -> LayerRouting:
-    """From [N, S, K] lists."""
+    """Make a routing from lists of shape [N, S, K]."""
     experts = np.array(experts, dtype=np.uint8)
     gates = np.full(experts.shape, 0.5) if gates is None else np.array(gates)
     return LayerRouting(num_experts, experts, gates.astype(np.float16), gates > 0)
@@ -29,7 +29,7 @@ def observations(
     domain_names=("chalk", "ink"),
     seen=(True, False),
 ) -> Observations:
-    """Images of one layer's routing; what is not given is zeros, objects are unknown."""
+    """Observations of one layer. Values that are not given are zeros, and objects are unknown."""
     count = len(layer.experts)
     label = np.zeros(count, np.int64) if label is None else np.array(label)
     return Observations(
@@ -60,7 +60,7 @@ def located(parts, names) -> Annotations:
 
 
 def random_observations(seed: int, count: int = 12, grid=(3, 3), num_experts: int = 4, attributes: int = 3):
-    """Everything at random: two domains, three classes, a class token, two parts, objects seen in both domains."""
+    """Random observations: two domains, three classes, a class token, two parts, objects seen in both domains."""
     random = np.random.default_rng(seed)
     tokens = grid[0] * grid[1] + 1
     experts = random.random((count, tokens, num_experts)).argsort(-1)[..., :2]
@@ -84,7 +84,7 @@ def random_observations(seed: int, count: int = 12, grid=(3, 3), num_experts: in
 
 
 def renamed(found: Observations, order) -> Observations:
-    """Expert e becomes expert ``order[e]``."""
+    """The observations with expert e renamed to ``order[e]``."""
     order = np.array(order, dtype=np.uint8)
     layers = {name: replace(layer, experts=order[layer.experts]) for name, layer in found.layers.items()}
     return replace(found, layers=layers)

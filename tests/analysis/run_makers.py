@@ -1,4 +1,4 @@
-"""Runs and subjects of figures, made in memory without training."""
+"""Make runs and subjects of figures in memory, without training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sfmoe_dg.runs.spec import RunSpec
 
 
 def opened_run(algorithm: str = "SFMoE", **hparams: object) -> OpenedRun:
-    """An untrained model on StyledDigits, neon held out, as a run that was opened again."""
+    """An untrained model on StyledDigits with neon held out, in the form of an opened run."""
     spec = RunSpec("StyledDigits", algorithm, (3,))
     data = open_data(CATALOG.load(spec.dataset), spec)
     torch.manual_seed(0)
@@ -25,7 +25,7 @@ def opened_run(algorithm: str = "SFMoE", **hparams: object) -> OpenedRun:
 
 
 def subject_of(run: OpenedRun, other: OpenedRun | None = None, **looked_at: object) -> Subject:
-    """The run, four images per domain by default, with another one beside it."""
+    """A subject with this run, another run beside it and by default four images per domain."""
     subject = Subject(Path("run"), **{"images": 4, **looked_at})
     pair = {"sparse": run} if other is None else {"sparse": run, "dense": other}
     # What is expensive is kept where it would be after its first computation.

@@ -1,4 +1,4 @@
-"""Accuracy and kept tokens under other capacities, on one model that is not trained again."""
+"""Accuracy and kept tokens of one trained model under other capacities."""
 
 from __future__ import annotations
 

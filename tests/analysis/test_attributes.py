@@ -1,4 +1,4 @@
-"""Attributes and experts: by hand, with a planted relation, and with none."""
+"""Attributes and experts: against results by hand, with a planted relation, and without one."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_objects_are_units_and_domains_strata():
 
 
 def planted(seed: int, effect: float, count: int = 120) -> Units:
-    """Expert 0 is used more where attribute 0 is present; attribute 1 and the other experts are noise."""
+    """Observations in which attribute 0 makes expert 0 more frequent. Attribute 1 and the other experts are noise."""
     random = np.random.default_rng(seed)
     attributes = random.integers(2, size=(count, 2)).astype(float)
     logits = random.normal(size=(count, 3))

@@ -1,4 +1,4 @@
-"""What every baseline keeps of the truth, and what it loses."""
+"""Which properties of the observations every baseline keeps, and which it removes."""
 
 from __future__ import annotations
 

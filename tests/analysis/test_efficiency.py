@@ -1,4 +1,4 @@
-"""What updates cost: the arithmetic by hand, and that everything is measured; no test looks at a clock's value."""
+"""The cost of updates: arithmetic against results by hand, and every value is measured. No test depends on a time."""
 
 from __future__ import annotations
 

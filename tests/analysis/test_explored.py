@@ -1,4 +1,4 @@
-"""What the explorer is given: routing as bytes, the splits of its images, and a sentence for what is left out."""
+"""The explorer's data: routing as bytes, the splits of its images, and a note for everything that is left out."""
 
 from __future__ import annotations
 

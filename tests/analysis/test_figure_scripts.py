@@ -29,7 +29,7 @@ def sweep(tmp_path_factory):
 
 
 def run_script(name, monkeypatch, *arguments):
-    """The exit code of a script that is started with these arguments."""
+    """Run a script with these arguments; returns its exit code."""
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")

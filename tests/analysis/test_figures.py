@@ -1,4 +1,4 @@
-"""Figures: what is saved, labels that do not overlap, their tables by hand, and the command from end to end."""
+"""Figures: their saved files, labels that do not overlap, tables against results by hand, and the whole command."""
 
 import struct
 from pathlib import Path
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def texts_of(figure):
-    """All texts that are drawn; a tick beyond the limits of its axis has a label that is not."""
+    """All drawn texts. Labels of ticks outside the limits of their axis are not drawn."""
     for axes in figure.axes:
         yield from (axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label, *axes.texts)
         for axis in (axes.xaxis, axes.yaxis):
@@ -39,7 +39,7 @@ def texts_of(figure):
 
 
 def assert_readable(figure):
-    """No two texts lie on each other; returns them all."""
+    """Check that no two texts overlap; returns all texts."""
     figure.draw_without_rendering()
     found = [
         (text.get_text(), text.get_window_extent())
@@ -317,7 +317,7 @@ def test_all_leaves_out_by_name_what_does_not_apply(sweep, tmp_path, monkeypatch
 
 
 class _Only(dict):
-    """Some analyses of the registry."""
+    """A registry with only some of the analyses."""
 
     def __init__(self, *names):
         super().__init__({name: name for name in names})

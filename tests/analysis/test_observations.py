@@ -1,4 +1,4 @@
-"""Recording a run: the right route under the right image, and everything known of it."""
+"""Recording a run: every image gets its own routing and annotations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The published numbers: whole, named as everything else is, and beside measured ones."""
+"""The published numbers: they are complete, use the registered names, and are shown beside measured ones."""
 
 from __future__ import annotations
 

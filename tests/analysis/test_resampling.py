@@ -1,4 +1,4 @@
-"""p-values that are counts, corrections by hand, intervals that cover."""
+"""p-values from counts, corrections against results by hand, and the coverage of intervals."""
 
 from __future__ import annotations
 

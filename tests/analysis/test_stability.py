@@ -1,4 +1,4 @@
-"""Experts compared between domains and between runs: by hand, with a planted agreement, and with none."""
+"""Experts compared between domains and runs: against results by hand, with a planted agreement, and without one."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def test_rare_attributes_do_not_count():
 
 
 def digits(seed: int, meaning: tuple[float, ...], objects: int = 60, shift: int = 0):
-    """Objects in as many domains as there are meanings, 20 patches each, 5 attributes, 4 experts.
+    """Observations of objects in ``len(meaning)`` domains, with 20 patches each, 5 attributes and 4 experts.
 
-    Expert e is drawn to patches of objects with attribute e; ``meaning`` is how strongly, per domain. In the last
+    Expert e is drawn to patches of objects with attribute e; ``meaning`` is the strength per domain. In the last
     domain experts are turned by ``shift``.
     """
     random = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""What figures are made of: which runs and images, and what is said where something cannot be had."""
+"""The subjects of figures: their runs and images, and the messages if something is missing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def residual():
 
 
 def finished(root, name, algorithm="ERM", held_out_acc=0.5, **options):
-    """A run's folder as training leaves it, but for the model, which nobody looks into."""
+    """A run's folder as training leaves it. Its model file is empty, since no test reads it."""
     record = make_record(5, [(held_out_acc, 0.5), (0.5, 0.5), (0.5, 0.5)], algorithm=algorithm, output_dir=name)
     write_run(root, name, [record | ({"options": options} if options else {})])
     for file in ("done", "model.pkl"):

@@ -1,4 +1,4 @@
-"""One row of the tables of wrong inputs, and the words that many of them share."""
+"""The row type of the tables of wrong inputs, and values that many rows share."""
 
 from __future__ import annotations
 
@@ -46,5 +46,5 @@ def hparams(json: str, culprit: str, way_out: str, *makers: Maker, algorithm: st
 
 
 def small(json: str, *rest: str | Maker) -> Row:
-    """The same with a batch size that Debug28 has images for, so that the mistake is found behind the data."""
+    """The same arguments with a batch size that fits Debug28, so that the error appears after the data are read."""
     return hparams(json.replace("{", '{"batch_size": 4, ', 1), *rest)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
-"""Wrong input, side by side: every row is a command line, what is wrong around it, and what must be said.
+"""Wrong inputs in a table: every row has a command line, its wrong surroundings, and the expected message.
 
-Whatever is wrong, a command ends with exit code 2 and one sentence on standard error that names the culprit and the way
-out; standard output stays empty and no file is made or changed.
+Every command must end with exit code 2 and one sentence on standard error that names what is wrong and what to do.
+Standard output must stay empty, and no file may be made or changed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def trained(tmp_path_factory) -> Path:
 
 
 def everything(root: Path) -> dict[str, int]:
-    """Every path below a folder, with its size: what a command must not change."""
+    """Every path below a folder with its size, to show that a command changes nothing."""
     return {str(path.relative_to(root)): path.lstat().st_size for path in sorted(root.rglob("*"))}
 
 

@@ -1,4 +1,4 @@
-"""Command lines that are wrong, what is wrong around them, and what must be said: one row each."""
+"""Wrong command lines: each row has the arguments, what is wrong in its surroundings, and the expected message."""
 
 from __future__ import annotations
 

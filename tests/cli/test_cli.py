@@ -61,7 +61,7 @@ device = "cpu"
 
 @pytest.fixture
 def run(capsys):
-    """Runs a command in this process; gives its exit code, what it printed and its messages."""
+    """Run a command in this process; returns its exit code, standard output and standard error."""
 
     def command(*words: str) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -82,7 +82,7 @@ def study(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(study) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The folder of the finished sweep, and what the command, a process of its own, printed."""
+    """The folder of a sweep that was run in a process of its own, and the output of that process."""
     words = [sys.executable, "-m", "sfmoe_dg", "sweep", str(study / "study.toml"), "--output_dir", str(study / "out")]
     return study / "out", subprocess.run(words, capture_output=True, text=True)
 

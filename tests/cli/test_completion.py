@@ -1,4 +1,4 @@
-"""Completion: what may stand where, and the scripts run by the shells themselves."""
+"""Completion: the words for each position, and the scripts in real shells."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def folder(tmp_path) -> Path:
 
 
 def split(line: str) -> list[str]:
-    """The words of a line, an empty one behind a last space."""
+    """The words of a line. After a final space, the last word is empty."""
     return shlex.split(line) + [""] * line.endswith(" ")
 
 

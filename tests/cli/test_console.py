@@ -1,4 +1,4 @@
-"""What the terminal says of a run before it begins."""
+"""The lines that the terminal shows before a run begins."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ HELPS = {"": EXAMPLE} | {name: module.EXAMPLE for name, module in COMMANDS.items
 
 
 def examples(text: str) -> list[list[str]]:
-    """The words of the lines that begin with the command; comments, redirections and what substitutes them are off."""
+    """The words of the lines that begin with the command, without comments, redirections and command substitutions."""
     found = re.findall(r"^  (?:eval \"\$\()?(sfmoe-dg .*?)(?:\)\".*)?$", text, flags=re.MULTILINE)
     return [shlex.split(line.partition(" > ")[0], comments=True)[1:] for line in found]
 

@@ -1,4 +1,4 @@
-"""What ``sfmoe-dg list`` says of the algorithms, in the README and of third parties' classes."""
+"""``sfmoe-dg list``: the algorithms, the table of the README, and classes of other packages."""
 
 import re
 

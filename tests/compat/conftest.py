@@ -1,4 +1,4 @@
-"""Every test of this folder meets a process without DomainBed, and leaves one."""
+"""Every test of this folder starts and ends in a process that has not imported DomainBed."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def recipe(name: str) -> Recipe:
 
 
 def run(name: str, *argv: object) -> tuple[int, list[str]]:
-    """A script's exit code and what it said."""
+    """Run a script; returns its exit code and its output."""
     said: list[str] = []
     code = main(recipe(name), [str(arg) for arg in argv], say=said.append)
     return code, said

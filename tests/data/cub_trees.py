@@ -81,7 +81,7 @@ def write_cub(root: Path) -> Path:
 
 
 def style_weights(seed: int, widths: tuple[int, int, int, int, int] = WIDTHS) -> dict[str, torch.Tensor]:
-    """A random network whose output fills the range of pixels."""
+    """The weights of a random network whose output covers the range of pixel values."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         weights = dict(TransformerNet(widths).state_dict())
@@ -98,7 +98,7 @@ def write_styles(folder: Path, names: tuple[str, ...] = ("candy", "mosaic", "udn
 
 
 def options(inputs: Path, out: Path, **changes) -> BuildOptions:
-    """A build on this machine's processor, in one process, of what the fixture ``cub_inputs`` made."""
+    """The options of a build on the CPU, in one process, from the fixture ``cub_inputs``."""
     given = {"cub": inputs, "weights": inputs / "weights", "out": out, "jobs": 1, "device": "cpu", **changes}
     return BuildOptions(**given)
 

@@ -1,4 +1,4 @@
-"""A small file server on this machine, with the faults that real ones have."""
+"""A small local file server that can imitate the faults of real servers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any, ClassVar
 
 @dataclass
 class Served:
-    """One file and how it is served; every list is used up from the front, one item a request.
+    """One file and the way it is served. Each request takes the first item of every list.
 
     Attributes:
-        cuts: after how many bytes of the body the connection is cut; None: not.
-        statuses: answers other than 200, None: as usual.
-        ranges: whether the server knows the header Range.
-        length: whether it tells the length.
-        etag: the mark of the version.
+        cuts: the number of bytes of the body after which the connection is cut; None: it is not cut.
+        statuses: status codes to answer with instead of 200; None: a normal answer.
+        ranges: whether the server supports the header Range.
+        length: whether it sends the length.
+        etag: the value of the header ETag.
         requests: the headers Range and If-Range of the requests so far.
     """
 

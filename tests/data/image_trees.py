@@ -1,4 +1,4 @@
-"""Small image folders, made on the spot, for the tests of this folder."""
+"""Make small image folders for the tests of this folder."""
 
 from __future__ import annotations
 

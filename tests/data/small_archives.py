@@ -1,4 +1,4 @@
-"""Archives of small folder trees, as the builders of data sets find them."""
+"""Make archives of small folder trees in the layouts that the builders of data sets read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def write_tree(root: Path, domains: Sequence[str], classes: Sequence[str]) -> No
 
 
 def packed(folder: Path, archive: Path) -> Path:
-    """The content of a folder as a zip or tar.gz file, by the archive's name."""
+    """Pack the content of a folder into a zip or tar.gz file; the archive's name decides which."""
     kind = "zip" if archive.suffix == ".zip" else "gztar"
     made = shutil.make_archive(str(archive.with_suffix("")) + "_made", kind, folder)
     shutil.rmtree(folder)

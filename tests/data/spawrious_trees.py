@@ -1,4 +1,4 @@
-"""Spawrious in small, in its real layout."""
+"""Make a small Spawrious in the real layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Archives that try to get out of their folder, and those that do not."""
+"""Archives: members that would be written outside the target folder are refused, others are unpacked."""
 
 from __future__ import annotations
 

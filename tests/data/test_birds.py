@@ -1,4 +1,4 @@
-"""CUB-200-2011's text files: what is read, and what is refused with which sentence."""
+"""CUB-200-2011's text files: the values that are read, and the messages for wrong files."""
 
 from __future__ import annotations
 

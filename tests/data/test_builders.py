@@ -1,4 +1,4 @@
-"""From archives to data sets that open: every script, with small archives in the real layouts."""
+"""Every builder script makes a readable data set from small archives in the real layouts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sfmoe_dg.foundation.errors import UserError
 
 
 def build(name: str, tmp_path: Path, *argv: object) -> list[str]:
-    """Run a script to ``tmp_path/data``; its problems are about counts only."""
+    """Run a script with ``tmp_path/data`` as its output. Only the numbers of images may be reported as wrong."""
     code, said = run(name, "--out", tmp_path / "data", *argv)
     problems = [line for line in said if line.startswith("PROBLEM")]
     assert code == (1 if problems else 0)

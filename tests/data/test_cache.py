@@ -1,4 +1,4 @@
-"""The cache of decoded images: built once, found again, rebuilt when it must be, one sentence when it cannot be."""
+"""The cache of decoded images: built once, reused, rebuilt if outdated, and refused in one sentence if unusable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What CUB-DG made from a miniature CUB holds: pictures, annotations that move along, the script's report."""
+"""The content of a CUB-DG built from a miniature CUB: pictures, transformed annotations, the script's report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Building CUB-DG: the same bytes again, however often it is killed, and what is refused."""
+"""Building CUB-DG: the bytes are the same however often the builder is killed; wrong inputs are refused."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_without_pyarrow_nothing_is_begun(cub_inputs: Path, tmp_path: Path, cub_
 
 
 class KilledError(BaseException):
-    """Nothing in the builder may catch this and go on."""
+    """Stands for a kill. The builder must not catch it."""
 
 
 @pytest.mark.parametrize("moment", range(0, 27, 3))

@@ -38,14 +38,14 @@ def copy(miniature: Path, tmp_path: Path) -> Path:
 
 
 def image_ids(dataset: DomainDataset, table: BirdTable, env: int, images: np.ndarray) -> set[int]:
-    """CUB's ids of some images of a domain, by file, independently of the reader."""
+    """CUB's image ids for some images of a domain, read from the files without the reader under test."""
     id_of_file = {file: int(number) for file, number in zip(table.file, table.image_id, strict=True)}
     domain = dataset[env]
     return {id_of_file[f"{domain.name}/{'/'.join(domain.path(i).split('/')[-2:])}"] for i in images.tolist()}
 
 
 def sides(dataset: DomainDataset, table: BirdTable, splits: list[DomainSplit], test_env: int) -> tuple[set, set]:
-    """CUB's ids that are trained or selected on, and those that the test domain holds."""
+    """CUB's ids of the images for training and selection, and of those in the test domain."""
     trained = [image_ids(dataset, table, env, split.used) for env, split in enumerate(splits) if env != test_env]
     return set.union(*trained), image_ids(dataset, table, test_env, splits[test_env].used)
 

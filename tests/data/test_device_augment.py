@@ -1,4 +1,4 @@
-"""Augmentation on tensors: torchvision's pixels for given parameters, torchvision's distributions, no other state."""
+"""Augmentation on tensors: pixels and distributions equal torchvision's, and no global state changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attributes and parts of the digits: on glyphs drawn by hand, then over all of them."""
+"""Attributes and parts of the digits: on glyphs drawn by hand, then on all digits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine that cuts, refuses, changes and lies."""
+"""Downloads from a local server that cuts connections, refuses requests, changes files and misreports them."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_wrong_file_is_refused_and_kept_aside(tmp_path: Path, expected: dict[str
 
 
 class Full:
-    """A file on a disk with room for ``room`` more bytes."""
+    """A file on a disk with ``room`` bytes left."""
 
     def __init__(self, file: Any, room: int) -> None:
         self.file, self.room = file, room

@@ -1,4 +1,4 @@
-"""Image folders: what is listed, in which order, and what is refused with which sentence."""
+"""Image folders: the listed files and their order, and the messages for wrong folders."""
 
 from __future__ import annotations
 

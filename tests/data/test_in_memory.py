@@ -19,7 +19,7 @@ from sfmoe_dg.foundation.seeds import seed_everything
 
 
 def checksums(dataset: DomainDataset) -> list[str]:
-    """Of the model's input and the labels, per domain."""
+    """Checksums of the model's inputs and the labels, per domain."""
     sums = []
     for domain in dataset:
         assert isinstance(domain, InMemoryDomain)

@@ -1,4 +1,4 @@
-"""Pixels kept between evaluations: the same batches, decoded once, within the bound."""
+"""Pixels kept between evaluations: batches stay equal, images are decoded once, and the memory limit holds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IMAGE_BYTES = 3 * 16 * 16
 
 
 class Counting(Domain):
-    """Notes which images are decoded."""
+    """Records which images are decoded."""
 
     def __init__(self, source: Domain) -> None:
         super().__init__(source.name, source.targets)

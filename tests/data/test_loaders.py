@@ -1,4 +1,4 @@
-"""Loaders: the same batches for any number of workers, from any step; errors arrive whole; no global state moves."""
+"""Loaders: equal batches for any number of workers and first step; errors stay whole; no global state changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all builders share: downloads and what is remembered of them, interruptions, and one builder at a time."""
+"""The common part of all builders: downloads and their records, interruptions, and one builder at a time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pacs_zip(tmp_path: Path) -> bytes:
 
 @pytest.fixture
 def small_pacs(monkeypatch: pytest.MonkeyPatch):
-    """PACS' recipe with another address."""
+    """The recipe of PACS with another address."""
     monkeypatch.setenv("no_proxy", "*")
 
     def make(url: str) -> recipes.Recipe:

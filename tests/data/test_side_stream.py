@@ -1,4 +1,4 @@
-"""One batch ahead: what is asked of the device when, and that nothing is lost on the way."""
+"""Prefetching one batch: the order of operations on the device, and no batch is lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sfmoe_dg.data.splits import split_domains
 
 
 class FakeStream:
-    """Notes what happens in which order, and whether a batch was made on the stream."""
+    """Records the order of operations and whether a batch was made on the stream."""
 
     def __init__(self) -> None:
         self.happened: list[str] = []

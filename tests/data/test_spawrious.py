@@ -1,4 +1,4 @@
-"""Spawrious' six data sets: which images of which folders are in which domain."""
+"""Spawrious' six data sets: the folders and images of every domain."""
 
 from __future__ import annotations
 

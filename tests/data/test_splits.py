@@ -1,4 +1,4 @@
-"""Splits: DomainBed's numbers, then what must hold of any split."""
+"""Splits: equal to DomainBed's, and invariants of every split."""
 
 from __future__ import annotations
 

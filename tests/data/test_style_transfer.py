@@ -1,4 +1,4 @@
-"""The style network: shapes, weights of every width, what is refused, and the published network's own output."""
+"""The style network: shapes, weights of every width, refused inputs, and the published network's output."""
 
 from __future__ import annotations
 

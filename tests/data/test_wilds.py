@@ -23,7 +23,7 @@ from sfmoe_dg.foundation.errors import UserError
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both data sets in small. Not to be changed."""
+    """Small versions of both data sets. Not to be changed."""
     folder = tmp_path_factory.mktemp("wilds")
     write_camelyon(folder)
     write_fmow(folder)

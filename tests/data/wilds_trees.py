@@ -1,4 +1,4 @@
-"""Camelyon17-WILDS and FMoW-WILDS in small, in their real layouts."""
+"""Make small versions of Camelyon17-WILDS and FMoW-WILDS in their real layouts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The code blocks of the pages: what is a command, what a file, and where each stands."""
+"""Read the code blocks of the documentation: commands, files, and their positions."""
 
 from __future__ import annotations
 

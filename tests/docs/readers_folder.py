@@ -1,4 +1,4 @@
-"""A folder like a reader's own clone of the repository, set up, with small data and a finished study."""
+"""Make a folder like a reader's clone of the repository after setup, with small data and a finished study."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def make_folder(folder: Path) -> Path:
 
 
 def add_birds(folder: Path, page: str) -> None:
-    """CUB-200-2011 and the style networks in miniature, where pages have them."""
+    """Add a miniature CUB-200-2011 and style networks at the paths that pages use."""
     cub, styles = write_cub(folder), write_styles(folder / "STYLES")
     (folder / "DATA" / cub.name).symlink_to(cub)
     (folder / "WEIGHTS").symlink_to(styles)
@@ -86,7 +86,7 @@ def sparse_run(folder: Path) -> str:
 
 
 def execute(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """A command line through bash, as a reader in this folder would give it."""
+    """Run a command line with bash in this folder, as a reader would."""
     # The make that runs the tests hands its own flags and variables on.
     variables = re.findall(r"^(\w+) *\?=", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     handed_on = {"MAKEFLAGS", "MAKELEVEL", *variables}

@@ -1,7 +1,6 @@
-"""How the pages' commands are executed where the page's own would take hours, a download, a cluster or other software.
+"""Replacements for documented commands that need hours, a download, a cluster or other software.
 
-The two tables are all there is of it: what they do not name is executed as it stands. A test fails for an entry that
-no longer meets any command.
+Commands that the two tables do not match are executed unchanged. A test fails if an entry matches no command.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from typing import NamedTuple
 
 
 class Shortening(NamedTuple):
-    """Where ``pattern`` is found in a command or a Python block, it is replaced."""
+    """Replaces ``pattern`` in commands and Python blocks."""
 
     pattern: str
     becomes: str
 
 
 class OnlyRead(NamedTuple):
-    """A command in which ``pattern`` is found is not started; its words are still given to its parser.
+    """Commands that match ``pattern`` are not executed. Their words are still parsed.
 
     Where ``unless`` finds what it needs, it is executed.
     """

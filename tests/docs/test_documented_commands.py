@@ -138,11 +138,11 @@ def test_every_block_can_be_read(page, tmp_path):
 
 
 def read_command(text: str, folder: Path) -> None:
-    """Give the words of a command to the parser of what it starts.
+    """Parse the words of a command with the parser of the program that it starts.
 
     Raises:
         UserError: if its words are wrong.
-        ValueError: if nobody knows what it starts.
+        ValueError: if the program is unknown.
     """
     within = re.search(r"\$\((.*?)\)", text)
     words = [word for word in shlex.split(within[1] if within else text, comments=True) if word != "…"]
@@ -164,7 +164,7 @@ def read_command(text: str, folder: Path) -> None:
 
 
 def read_recipe(text: str, folder: Path) -> None:
-    """What make would start, read likewise."""
+    """Parse the commands that make would start."""
     printed = execute(re.sub(r"^make ", "make -n ", text), folder)
     if printed.returncode:
         raise ValueError(f"{text}: {printed.stderr}")
@@ -186,7 +186,7 @@ def read_script(script: str, words: list[str]) -> None:
 
 
 def read_flags(script: str, words: list[str]) -> None:
-    """For scripts whose parser cannot be had without starting them."""
+    """Parse the flags of scripts whose parser is available only by running them."""
     text = (ROOT / script).read_text(encoding="utf-8")
     for word in words:
         if word.startswith("--") and f'"{word}"' not in text:

@@ -1,4 +1,4 @@
-"""docs/objectives.md has a row for every objective, and every row says what the class says."""
+"""docs/objectives.md has a row for every objective, equal to the attributes of its class."""
 
 import importlib.util
 from pathlib import Path

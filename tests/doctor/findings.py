@@ -1,4 +1,4 @@
-"""What is asked of findings."""
+"""Read the levels of findings."""
 
 from __future__ import annotations
 

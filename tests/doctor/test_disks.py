@@ -1,4 +1,4 @@
-"""Disks that are full or cannot be written: a clear sentence, nothing lost, and the same run once there is room."""
+"""Full and read-only disks: one clear sentence, nothing is lost, and the run resumes once there is room."""
 
 import json
 import os

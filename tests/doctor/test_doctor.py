@@ -1,4 +1,4 @@
-"""``sfmoe-dg doctor``: its answers come in order, and it never hangs or fails itself."""
+"""``sfmoe-dg doctor``: findings come in order, and it never hangs or crashes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``sfmoe-dg doctor`` says of data sets that are there, in part or not at all."""
+"""``sfmoe-dg doctor``: findings on complete, incomplete and missing data sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``sfmoe-dg doctor`` says of folders and the disks below them."""
+"""``sfmoe-dg doctor``: findings on folders and their disks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``sfmoe-dg doctor`` says of packages and devices."""
+"""``sfmoe-dg doctor``: findings on packages and devices."""
 
 from __future__ import annotations
 

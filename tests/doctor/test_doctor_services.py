@@ -1,4 +1,4 @@
-"""What ``sfmoe-dg doctor`` says of servers, Slurm and optional packages."""
+"""``sfmoe-dg doctor``: findings on servers, Slurm and optional packages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sfmoe_dg.doctor.findings import Level, ok
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """The address of a server that knows no page."""
+    """The address of a server that answers 404 to every request."""
 
     class NotFound(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:

@@ -1,4 +1,4 @@
-"""A declared value: what it may be, its sentences, and what is read from files."""
+"""Declared values: allowed values, error messages, and values read from files."""
 
 from __future__ import annotations
 

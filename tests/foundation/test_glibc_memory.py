@@ -1,4 +1,4 @@
-"""Freed memory is there for the next who asks. In a process of its own, because it cannot be taken back."""
+"""Freed memory is kept for later allocations. A separate process is needed, since the setting cannot be undone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Locks: one at a time, given back however a process ends, done without where there are none."""
+"""Locks: one holder at a time, released however a process ends, skipped if the platform has none."""
 
 from __future__ import annotations
 

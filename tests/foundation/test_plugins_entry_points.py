@@ -1,4 +1,5 @@
-"""Packages that add to every registry by entry points: found, listed, trained with; broken ones and clashes named."""
+"""Packages that extend the registries by entry points: they are listed and usable; broken ones and name clashes are
+reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a command imports, and how its process ends. Nothing here measures time: bench/startup.py does."""
+"""The modules that a command imports, and how its process ends. bench/startup.py measures times."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def python(code: str, *words: str, **settings) -> subprocess.CompletedProcess[st
 
 
 def modules_of(*words: str) -> set[str]:
-    """What a process has imported when a command has been done in it."""
+    """The modules that a process has imported after running a command."""
     result = python(MODULES_OF, *words)
     status, modules = json.loads(result.stdout.splitlines()[-1])
     assert status == 0, result.stderr

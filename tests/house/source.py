@@ -1,4 +1,4 @@
-"""The repository's source, parsed: what the tests of this folder look at."""
+"""Parse the repository's source for the tests of this folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the scripts of bench/ measure; none of their times."""
+"""The scripts of bench/: their measurements, but no times."""
 
 from __future__ import annotations
 

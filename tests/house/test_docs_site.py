@@ -330,14 +330,14 @@ def test_the_home_page_fits_the_window(site, width, tmp_path):
 
 
 class Silent(SimpleHTTPRequestHandler):
-    """Serves files and says nothing of it."""
+    """Serves files without logging requests."""
 
     def log_message(self, *words: object) -> None: ...
 
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """A server on this machine, which the search needs; gives its address."""
+    """Serve the folder on this machine, which the search needs; yields the address."""
     handler = partial(Silent, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

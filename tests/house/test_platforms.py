@@ -84,7 +84,7 @@ def lines(folder: Path) -> list[str]:
 
 
 def measured(line: str) -> dict[str, object]:
-    """What of a record is not about time, memory or folders."""
+    """The values of a record without times, memory and folders."""
     return {key: value for key, value in json.loads(line).items() if key not in ("step_time", "mem_gb", "args")}
 
 

@@ -1,4 +1,4 @@
-"""What a researcher imports from ``sfmoe_dg``: the names, where they come from, and the example of each."""
+"""The public names of ``sfmoe_dg``: their origin, types and examples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The wheel and the source distribution: what is in them, and that the package works where only the wheel is."""
+"""The wheel and the source distribution: their content, and that the package works from the wheel alone."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def build(source: Path, target: Path, *which: str) -> Path:
 
 
 def run(*words: object, **settings: object) -> str:
-    """What a program that succeeds prints; nothing of this repository is on its import path."""
+    """The output of a program that must succeed and that cannot import from this repository."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [str(word) for word in words]
     done = subprocess.run(command, capture_output=True, text=True, **({"env": environment} | settings))

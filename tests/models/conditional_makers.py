@@ -1,4 +1,4 @@
-"""Small conditional mixtures of experts in float64, and what they are asked."""
+"""Make small conditional mixtures of experts in float64, and record their routing."""
 
 import timm
 import torch

@@ -1,5 +1,7 @@
-"""A new mixture of experts is one file and one line: a third party's with a registration at its end, one of this
-package with a line in the table of architectures. Nothing else is touched in these tests, each in a fresh process.
+"""A new mixture of experts needs one file and one line.
+
+Another package registers its own; this package lists one in the table of architectures. The tests change nothing else.
+Each runs in a fresh process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bringing experts into order changes no output and undoes a permutation."""
+"""Aligning experts changes no output and undoes a permutation."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def make(backbone, seed=0):
 
 
 def specialise(network, seed):
-    """Experts start identical; training makes them differ."""
+    """Make the experts differ, as training does; they start identical."""
     torch.manual_seed(seed)
     with torch.no_grad():
         for _, layer in moe_layers(network):

@@ -1,4 +1,4 @@
-"""Conditional mixtures of experts: gates, who shares a route, and that merging changes nothing but the price."""
+"""Conditional mixtures of experts: gates, shared routes, and merging, which changes only the cost."""
 
 import pytest
 import timm

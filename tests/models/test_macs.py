@@ -1,4 +1,4 @@
-"""The counting hook against sums made by hand and the V-MoE paper's table.
+"""The counting hook against sums by hand and the table of the V-MoE paper.
 
 GMACs at 224 px without head, router included.
 """

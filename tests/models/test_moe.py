@@ -29,7 +29,7 @@ from sfmoe_dg.models.moe.routing import RoutingOptions
 
 
 def distinct(moe: MoE, seed: int = 0) -> MoE:
-    """Give every expert weights of its own, so that mixing them up shows."""
+    """Give every expert its own weights, so that a mix-up changes the output."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in moe.experts.parameters():
@@ -38,7 +38,7 @@ def distinct(moe: MoE, seed: int = 0) -> MoE:
 
 
 def reference(moe: MoE, x_TD: torch.Tensor, gates_TK: torch.Tensor, experts_TK: torch.Tensor) -> torch.Tensor:
-    """Every expert on every token, in words."""
+    """A plain reference: every expert computes every token."""
     e = moe.experts
     out = x_TD * 0
     for t in range(len(x_TD)):

@@ -1,4 +1,4 @@
-"""Weights from files and from the hub: upcycled, accounted for, refused in one sentence."""
+"""Weights from files and from the hub: upcycled, with every tensor accounted for, or refused in one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""WideNet: what is shared, what is counted L times, and the paper's parameter counts."""
+"""WideNet: shared weights, layers that are counted L times, and the paper's parameter counts."""
 
 import copy
 

@@ -24,7 +24,7 @@ def example(algorithm="ERM", **changes):
 
 
 class Outline(HTMLParser):
-    """Start tags with their attributes, and a check that what is opened is closed in order."""
+    """Collects start tags with their attributes, and checks that elements are closed in order."""
 
     VOID = ("meta", "path", "circle")
 

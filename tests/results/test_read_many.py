@@ -1,4 +1,4 @@
-"""The numbers of a folder's records are those of the records, however many processes read them."""
+"""Reading a folder of runs gives the numbers of its records for any number of processes."""
 
 import json
 import multiprocessing
@@ -15,7 +15,7 @@ from sfmoe_dg.results.read_many import load_runs
 
 @pytest.fixture
 def odd_folder(tmp_path):
-    """Runs of every kind that is told of: doubled, cut short, with options, unreadable, with domain names."""
+    """Runs of every kind that is reported: repeated, cut short, with options, unreadable, with domain names."""
     root = tmp_path / "runs"
     for number in range(150):  # more than one batch
         write_run(root, f"{number:03}", [make_record(step, hparams_seed=number) for step in (0, 300)])
@@ -32,7 +32,7 @@ def odd_folder(tmp_path):
 
 
 def plain(loaded):
-    """All that tables are made of; blocks may be cut at different places."""
+    """All values that tables use, independent of where blocks are cut."""
     rows = [(block.run, block.num_domains, *row) for block in loaded.blocks for row in block.values.tolist()]
     return rows, loaded.problems, loaded.domains, loaded.total
 

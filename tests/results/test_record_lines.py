@@ -1,4 +1,4 @@
-"""The quick way through a results file gives what parsing every line gives, or leaves the file to the parser."""
+"""The fast reader of results files gives the same as parsing every line, or leaves the file to the parser."""
 
 import json
 import struct
@@ -18,14 +18,14 @@ def file_of(*records):
 
 
 def parsed(data):
-    """What the parser makes of a file: blocks as plain values, and faults."""
+    """The parser's result for a file: blocks as plain values, and faults."""
     found = list(read_lines(data))
     records = [record for _, record in found if not isinstance(record, str)]
     return plain(blocks_of(records)), [f"line {number} {fault}" for number, fault in found if isinstance(fault, str)]
 
 
 def plain(blocks):
-    """The run and the bytes of the numbers: equal to the last bit, NaN and the zeros' signs included."""
+    """The run and the bytes of its numbers, for bitwise comparison that includes NaN and the signs of zeros."""
     return [(block.run, block.num_domains, block.values.shape, block.values.tobytes()) for block in blocks]
 
 

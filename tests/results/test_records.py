@@ -1,4 +1,4 @@
-"""Records survive killed runs, odd lines and NumPy's types; nothing is left out in silence."""
+"""Records survive killed runs, odd lines and NumPy's types; everything left out is reported."""
 
 import json
 import os

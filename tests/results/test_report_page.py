@@ -1,4 +1,4 @@
-"""The report: cost by hand, data that cannot leave their element, and switches and explorer in a real browser."""
+"""The report: cost against results by hand, safely embedded data, switches and explorer in a real browser."""
 
 import base64
 import json

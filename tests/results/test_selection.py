@@ -196,7 +196,7 @@ def mean_out(record, test_env):
 
 
 def highest(choices):
-    """The first of the highest, as Python's max finds it."""
+    """The first of the highest values, as Python's max returns it."""
     return max(choices, key=lambda choice: choice.val_acc, default=None)
 
 

@@ -1,4 +1,4 @@
-"""Tables: DomainBed's own output byte for byte, and the numbers by hand."""
+"""Tables: equal to DomainBed's own output byte for byte, and numbers against results by hand."""
 
 import csv
 import io
@@ -34,7 +34,7 @@ LABELS = {"First": ["a", "b"], "Second": ["c", "d"]}
 
 @pytest.fixture(scope="module")
 def published(shared_data, tmp_path_factory):
-    """The folders of the published records, by archive, and the folder of what upstream prints for them."""
+    """The folders of the published records by archive, and the folder of DomainBed's output for them."""
     source = shared_data / "domainbed_records"
     folders = {}
     for name in ARCHIVES:
@@ -90,7 +90,7 @@ def _with_sorted_folders(text):
 
 
 def example(accs, dataset="First", algorithm="ERM", **changes):
-    """One-step runs that hold out each of two domains: accs[trial][test_env] is what is reported."""
+    """One-step runs that hold out each of two domains; their reported accuracies are accs[trial][test_env]."""
     records = []
     for trial_seed, by_env in enumerate(accs):
         for env, acc in enumerate(by_env):

@@ -80,7 +80,7 @@ RANGES = list(ranges())
 
 
 def numbers(hparam):
-    """Numbers around a range, whole ones where only those have the right type."""
+    """Numbers around the bounds of a range; whole numbers if only those have the right type."""
     types = hparam.types or (type(hparam.default),)
     near = st.one_of(st.floats(-2, 2), st.floats(allow_nan=False, allow_infinity=False))
     return near | st.integers(-3, 3) if float in types else st.integers()

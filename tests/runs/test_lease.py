@@ -1,4 +1,4 @@
-"""Who owns a run: one owner at a time, dead ones replaced, and no clock compared with another."""
+"""Leases: one owner at a time, dead owners are replaced, and no two clocks are compared."""
 
 import errno
 import json
@@ -249,7 +249,7 @@ def test_a_folder_that_cannot_be_written_says_so(tmp_path):
 
 
 class FakeSlurm:
-    """Stands where squeue and scontrol would be asked."""
+    """Answers in place of squeue and scontrol."""
 
     def __init__(self, monkeypatch, lines):
         self.lines, self.asked = lines, 0

@@ -21,7 +21,7 @@ RECORD = "results.jsonl"
 
 
 def make(path: Path, *names: str) -> RunFolder:
-    """A folder with these files; ``LIVING`` and ``DEAD`` stand for a lease, 'failed.json' for one failure."""
+    """Make a folder with these files; ``LIVING`` and ``DEAD`` stand for a lease, 'failed.json' for one failure."""
     folder = RunFolder(path)
     path.mkdir(parents=True)
     for name in names:

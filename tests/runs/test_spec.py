@@ -18,7 +18,7 @@ from sfmoe_dg.runs.spec import Options, RunSpec
 
 @pytest.fixture(scope="module")
 def upstream_args(shared_data):
-    """Folder name to the args in its first record, of 40 runs that upstream's own sweep made."""
+    """The args in the first record of 40 runs of DomainBed's own sweep, by folder name."""
     found = {}
     with tarfile.open(shared_data / "domainbed_records" / "vlcs_erm.tar.xz") as archive:
         for member in archive:

@@ -1,4 +1,4 @@
-"""Ten thousand runs in every state: the counts are right, and neither looking nor planning takes much memory."""
+"""Ten thousand runs in every state: counts are right, and status and planning need little memory."""
 
 import tracemalloc
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What `sfmoe-dg status` shows, its exit codes, and `sfmoe-dg logs`."""
+"""`sfmoe-dg status`, its output and exit codes, and `sfmoe-dg logs`."""
 
 import json
 import os

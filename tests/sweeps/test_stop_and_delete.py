@@ -58,7 +58,7 @@ device = "cpu"
 
 
 class Owner:
-    """A process that holds a run; reaped at once when it ends, as its launcher would."""
+    """A process that holds a run. It is reaped as soon as it ends, as a launcher would do."""
 
     def __init__(self, folder: Path, *words: str) -> None:
         self.process = subprocess.Popen([sys.executable, "-c", OWNER, str(folder), *words])

@@ -1,4 +1,4 @@
-"""What a sweep costs, from what was timed; asking above a threshold."""
+"""The time estimate of a sweep from timed runs, and the question above a threshold."""
 
 import json
 

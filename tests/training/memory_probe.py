@@ -1,4 +1,4 @@
-"""A program that trains through the command line and tells what the process and its loaders hold between steps.
+"""Train through the command line and print the memory and objects of the process and its loaders between steps.
 
     python tests/training/memory_probe.py CASES
 
@@ -35,7 +35,7 @@ SAMPLES: list[dict[str, float]] = []
 
 
 def held() -> float:
-    """MiB of this process and the workers that it started, as far as no file backs them.
+    """MiB of anonymous memory of this process and its workers.
 
     Code and mapped caches are left out: they come and go as the kernel likes. A page that several processes share
     counts once (``Pss``), and one that a worker has written to is its own.
@@ -84,7 +84,7 @@ class KeepsGraphs(Probed):
 
 
 class KeepsObjects(Probed):
-    """An object a step, too small to see in the memory."""
+    """Keeps one object per step, too small to show in the memory."""
 
     def update(self, minibatches: Minibatches, unlabeled: Sequence[torch.Tensor] | None = None) -> dict[str, Any]:
         KEPT.append([object()])
@@ -92,7 +92,7 @@ class KeepsObjects(Probed):
 
 
 def keeping_images() -> AbstractContextManager[Any]:
-    """Workers that are forked meanwhile keep every image that they decode."""
+    """Make workers that are forked in this block keep every image that they decode."""
     decode = FolderDomain.image
 
     def image(self: FolderDomain, index: int) -> Any:

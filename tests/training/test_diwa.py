@@ -1,4 +1,4 @@
-"""DiWA: which runs go in, that the mean is the mean, and that the result is a run like any other."""
+"""DiWA: the choice of runs, the mean of their weights, and a result that is a run like any other."""
 
 import json
 import shutil

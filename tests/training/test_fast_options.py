@@ -1,4 +1,4 @@
-"""Options that save time: what they leave out, what they change, and what they refuse."""
+"""Options that save time: the work that they skip, their effects, and the inputs that they refuse."""
 
 import json
 

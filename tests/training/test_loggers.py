@@ -1,4 +1,4 @@
-"""TensorBoard and W&B show a run's records, a resumed run's once, and change none."""
+"""TensorBoard and W&B show every record of a run once, also after a resume, and change none."""
 
 import json
 import struct
@@ -24,7 +24,7 @@ QUICK = Execution(device="cpu", num_workers=0, checkpoint_minutes=0)
 
 
 class Recorder(Logger):
-    """Keeps what it is told."""
+    """Keeps everything that it receives."""
 
     def __init__(self, folder):
         super().__init__(folder)
@@ -139,7 +139,7 @@ def test_what_a_killed_run_logged_behind_its_last_record_is_forgotten(tmp_path):
     make = LOGGERS.load("tensorboard")
 
     class Killed(make):
-        """Logs a record that its process does not live to save."""
+        """Logs a record and is killed before the run saves."""
 
         def evaluated(self, record):
             super().evaluated(record)

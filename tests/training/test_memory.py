@@ -1,4 +1,4 @@
-"""Memory does not grow while a run trains and evaluates; and the test would see it if it did.
+"""Memory does not grow while a run trains and evaluates. Planted leaks show that the test would detect it.
 
 Every case is trained by ``memory_probe.py`` in a process of its own, through the command line. What it holds is sampled
 between steps; the least of the last three samples is compared with the least of the three that follow the warm-up.
@@ -39,7 +39,7 @@ def growth(samples, what):
 
 
 def check(samples, *, mib):
-    """No object more, and at most so many MiB."""
+    """Check that no objects and at most this many MiB were added."""
     # Objects are exactly as many as before in most samples; ten allow for what another thread is just about to do.
     assert growth(samples, "objects") < 10, samples
     assert growth(samples, "tensors") < 10, samples

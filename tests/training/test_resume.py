@@ -1,5 +1,7 @@
-"""An interrupted run goes on as if nothing had happened: records, weights and random numbers are those of one that was
-not interrupted. ``tests/training/test_kills.py`` does the same to real processes with real signals."""
+"""An interrupted run resumes with the records, weights and random numbers of one that was not interrupted.
+
+``tests/training/test_kills.py`` does the same to real processes with real signals.
+"""
 
 import json
 import random

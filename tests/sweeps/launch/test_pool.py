@@ -1,4 +1,4 @@
-"""Runs as processes side by side: places, what is run and what is left alone, saving, and no process left behind."""
+"""Runs as processes side by side: places, jobs that are started or left alone, saving, and no process left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Slurm is asked for, within which limits, and when supervision ends; Slurm's answers are made up here."""
+"""Submissions to Slurm, their limits, and the end of supervision. The tests imitate Slurm's answers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STUDY = {"name": "small", "datasets": ["StyledDigits"], "algorithms": ["ERM"], "
 
 
 class Said:
-    """A listener that remembers."""
+    """A listener that keeps its messages."""
 
     def __init__(self) -> None:
         self.sentences: list[str] = []
@@ -55,7 +55,7 @@ def study(tmp_path) -> Study:
 
 @pytest.fixture
 def answers(monkeypatch, tmp_path):
-    """What Slurm's commands print, by their first word; and an executable that makes squeue be found."""
+    """The output of Slurm's commands by their first word, and an executable squeue on the path."""
     found = {
         "scontrol": ["ClusterName = mini", "MaxArraySize = 4", "MaxJobCount = 1000"],
         "squeue": [],
@@ -196,7 +196,7 @@ def test_jobs_on_gpus_are_said_to_be_of_no_use(study, monkeypatch):
 
 
 class FakeCluster:
-    """A queue of which every job ends at once: ``work`` is what becomes of each run that is submitted."""
+    """A queue in which every job ends at once. ``work`` is called for each submitted run."""
 
     def __init__(self, monkeypatch, work) -> None:
         self.submitted = 0
@@ -213,7 +213,7 @@ class FakeCluster:
 
 
 def dies(folder: Path) -> None:
-    """As a process that is killed leaves a run's folder."""
+    """Leave a run's folder as a killed process does."""
     folder.mkdir(parents=True, exist_ok=True)
     lease = current_lease(folder)
     number = 1 if lease is None else int(lease.name.split(".")[1]) + 1

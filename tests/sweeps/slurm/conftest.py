@@ -1,4 +1,4 @@
-"""A Slurm cluster on this machine for the tests in this folder; nothing of it is left when they end."""
+"""A Slurm cluster on this machine for the tests in this folder. It is removed when they end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Cluster:
     environment: dict[str, str]
 
     def ask(self, *command: str) -> str:
-        """What one of Slurm's commands prints."""
+        """The output of one of Slurm's commands."""
         return subprocess.run(command, env=self.environment, check=True, capture_output=True, text=True).stdout
 
     @property
@@ -33,7 +33,7 @@ class Cluster:
 
 
 def why_not() -> str:
-    """The reason for which there can be no cluster here, or ''."""
+    """The reason why no cluster can run here, or ''."""
     missing = [name for name in ("slurmctld", "slurmd", "munged") if shutil.which(name, path=SYSTEM_PATH) is None]
     if missing:
         return f"{', '.join(missing)} not installed (as root on Debian: apt-get install slurm-wlm munge)"

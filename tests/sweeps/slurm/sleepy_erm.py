@@ -1,4 +1,4 @@
-"""A plug-in for runs that last as long as a test needs them to, on machines of any speed."""
+"""A plug-in for runs that last as long as a test needs, on machines of any speed."""
 
 import os
 import time

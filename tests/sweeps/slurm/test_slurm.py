@@ -1,7 +1,7 @@
-"""Whatever a cluster does to a sweep, it ends complete: every run trained once to its end, with the same records.
+"""A sweep completes whatever the cluster does: every run is trained once to its end, with the same records.
 
-The cluster is real (``up.sh``). Every test disturbs a sweep of short runs and compares what is left behind with the
-same sweep run by the local launcher.
+The cluster is real (``up.sh``). Every test disturbs a sweep of short runs and compares its results with those of the
+local launcher.
 """
 
 from __future__ import annotations
@@ -70,18 +70,18 @@ class Sweep:
         self._gate.touch()
 
     def end(self) -> str:
-        """What it printed, once it has ended well."""
+        """Wait for a successful end; returns the output."""
         self.go()
         return self.printed()
 
     def printed(self) -> str:
-        """The same, its runs left as slow as they are."""
+        """Like :meth:`end`, but the runs stay slow."""
         output, _ = self.process.communicate(timeout=PATIENCE)
         assert self.process.returncode == 0, output
         return output
 
     def records(self) -> dict[str, list[dict]]:
-        """By run; what differs between two trainings of the same run left out."""
+        """The records by run, without values that differ between two trainings of the same run."""
         found = {}
         for path in self.folder.glob("*/results.jsonl"):
             found[path.parent.name] = records = [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""Running a function in several gloo processes and getting back what each returned."""
+"""Run a function in several gloo processes and return their results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sfmoe_dg.foundation.processes import World, join, leave
 
 
 def on_processes(size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
-    """``function(world, *args)`` in ``size`` new processes that have met; their results in the order of the ranks."""
+    """Run ``function(world, *args)`` in ``size`` connected processes; returns their results by rank."""
     with tempfile.TemporaryDirectory() as folder:
         mp.start_processes(_work, (size, folder, function, args), nprocs=size, start_method="spawn")
         return [torch.load(Path(folder) / f"result{rank}", weights_only=False) for rank in range(size)]

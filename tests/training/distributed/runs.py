@@ -92,7 +92,7 @@ def probe(algorithm: Any, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def gradients(algorithm: Any) -> dict[str, Tensor]:
-    """The gradient of every weight, whole, wherever its parts are."""
+    """The full gradient of every weight, gathered from its parts."""
     return {name: _whole(parameter) for name, parameter in algorithm.named_parameters()}
 
 
@@ -116,5 +116,5 @@ def assert_same(several: Outcome, one: Outcome, tolerance: float) -> None:
 
 
 def alone(case: Case) -> Outcome:
-    """The same by one process."""
+    """The same training by one process."""
     return train(ALONE, case)

@@ -1,4 +1,4 @@
-"""Who holds what, and what travels: worked out by hand for two processes."""
+"""The data that each process holds and sends, against results by hand for two processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several processes compute together is what one computes: losses, logits, gradients. The rest is refused."""
+"""Several processes compute the same losses, logits and gradients as one. Other combinations are refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ V_MOE = {"backbone": "v_moe_tiny_32", "allocation": "batch_priority", "capacity_
 
 
 def compare(size: int, cases: list[Case], tolerance: float) -> None:
-    """Against one process, to ``tolerance``; single precision is held to 1e-5 at best."""
+    """Compare with one process, up to ``tolerance``; single precision reaches 1e-5 at best."""
     results = on_processes(size, train_all, cases)
     for i, case in enumerate(cases):
         one = alone(case)
@@ -67,7 +67,7 @@ ONSETS = (
 
 
 def early(name: str) -> dict[str, Any]:
-    """Have everything that starts after a number of updates start after three."""
+    """Make everything that starts after a number of updates start after three."""
     defaults = default_hparams(name, "StyledDigits")
     return {key: type(value)(3) for key, value in defaults.items() if key.endswith(("_iters", "_iter"))}
 
