@@ -272,7 +272,7 @@ def test_a_run_from_the_cache(tmp_path: Path) -> None:
     train(as_tensors, tmp_path / "tensors", Execution("cpu", 0))
     record = json.loads((tmp_path / "tensors" / "results.jsonl").read_text())
     assert record["options"] == {"images": "tensors"}
-    with pytest.raises(UserError, match="--images cached needs --cache_dir"):
+    with pytest.raises(UserError, match="images cached needs cache_dir"):
         train(spec, tmp_path / "without", Execution("cpu", 0))
 
 
