@@ -18,7 +18,7 @@ from sfmoe_dg.algorithms.registry import ALGORITHMS
 from sfmoe_dg.cli.main import make_parser
 from sfmoe_dg.data.builders.script import make_parser as make_builders_parser
 from sfmoe_dg.foundation.errors import UserError
-from sfmoe_dg.sweeps.launch.launcher import check_launch
+from sfmoe_dg.sweeps.launch.launcher import all_settings, check_launch
 from sfmoe_dg.sweeps.study import make_spec
 
 if sys.version_info >= (3, 11):
@@ -197,10 +197,15 @@ def read_toml(text: str) -> None:
     """A study, its [launch] table, or the settings of another program."""
     values = tomllib.loads(text)
     if "algorithms" in values:
-        # Plug-ins are for the commands; names that only a plug-in knows are left out.
+        # Plug-ins are for the commands; names and keys that only a plug-in knows are left out.
         own = [name for name in values["algorithms"] if name in ALGORITHMS]
         overrides = {name: hparams for name, hparams in values.get("overrides", {}).items() if name in own}
-        make_spec({"name": "x"} | values | {"plugins": [], "algorithms": own, "overrides": overrides}, "the study")
+        known = all_settings()
+        launch = {
+            key: value for key, value in values.get("launch", {}).items() if key in known or not values["plugins"]
+        }
+        changes = {"plugins": [], "algorithms": own, "overrides": overrides, "launch": launch}
+        make_spec({"name": "x"} | values | changes, "the study")
     elif "launch" in values:
         check_launch(values["launch"], "[launch]")
 
