@@ -200,9 +200,9 @@ def read_toml(text: str) -> None:
         # Plug-ins are for the commands; names and keys that only a plug-in knows are left out.
         own = [name for name in values["algorithms"] if name in ALGORITHMS]
         overrides = {name: hparams for name, hparams in values.get("overrides", {}).items() if name in own}
-        known = all_settings()
+        known = all_settings({})
         launch = {
-            key: value for key, value in values.get("launch", {}).items() if key in known or not values["plugins"]
+            key: value for key, value in values.get("launch", {}).items() if key in known or not values.get("plugins")
         }
         changes = {"plugins": [], "algorithms": own, "overrides": overrides, "launch": launch}
         make_spec({"name": "x"} | values | changes, "the study")
