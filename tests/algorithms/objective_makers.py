@@ -20,9 +20,9 @@ def make(name, backbone, num_domains=3, **overrides):
     return ALGORITHMS.load(name)((3, side(backbone), side(backbone)), 10, num_domains, hparams)
 
 
-def minibatches(backbone, num_domains=3, size=4):
+def minibatches(backbone, num_domains=3, size=4, pixels=None):
     generator = torch.Generator().manual_seed(1)
-    shape = (size, 3, side(backbone), side(backbone))
+    shape = (size, 3, pixels or side(backbone), pixels or side(backbone))
     return [
         (torch.rand(shape, generator=generator), torch.randint(10, (size,), generator=generator))
         for _ in range(num_domains)

@@ -41,5 +41,6 @@ def test_passes_after_a_step_see_the_new_weights(name):
         model.precision = Precision(precision, "cpu")
         torch.manual_seed(0)
         with model.precision.autocast():
-            ends[precision] = float(model.update(minibatches("mnist_cnn"))["loss"])
+            # On smaller pictures the rounding of bf16 alone can move Fish's loss by more than 5 %.
+            ends[precision] = float(model.update(minibatches("mnist_cnn", pixels=32))["loss"])
     assert ends["bf16"] == pytest.approx(ends["fp32"], rel=0.05)
