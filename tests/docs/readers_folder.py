@@ -38,7 +38,7 @@ def make_folder(folder: Path) -> Path:
     folder.mkdir(parents=True)
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, folder)
-    for name in ("sweeps", "datasets", "bench"):
+    for name in ("sweeps", "datasets", "bench", "analysis"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     quickstart = folder / "sweeps" / "quickstart.toml"
     text = quickstart.read_text()
