@@ -48,8 +48,10 @@ def test_gradients_are_those_of_one_process(size: int):
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize("mode", PARALLEL_MODES)
 def test_ten_steps_are_those_of_one_process(size: int, mode: str):
+    """In double precision: in single, some processors round a token to another expert, and all after it differs."""
     masks = {"drop_path": 0.2, "vit_dropout": 0.1, "grad_clip": 0.5}
-    compare(size, [Case("ERM", mode, SF_MOE), Case("CORAL", mode, V_MOE), Case("ERM", mode, SF_MOE | masks)], 1e-5)
+    trained = (("ERM", SF_MOE), ("CORAL", V_MOE), ("ERM", SF_MOE | masks))
+    compare(size, [Case(name, mode, hparams, dtype=torch.float64) for name, hparams in trained], 1e-8)
 
 
 OBJECTIVES = sorted(n for n in ALGORITHMS if n not in PRESETS and ALGORITHMS.load(n).parallel_modes)
